@@ -1,0 +1,26 @@
+// Package auth decides who may come in: devices by their secret, people by their
+// password or browser login, programs by their token.
+//
+// Devices. A generated secret has 130 random bits and is kept as its SHA-256; a chosen
+// or imported one may be «1234» and is kept as an HMAC-SHA-256 under a key file that
+// lies outside the database and its backup. Keys.Verify takes well under a microsecond,
+// allocates nothing and never blocks, so an event loop may call it.
+//
+// People. Passwords are kept as bcrypt. One is computed at a time, a bounded number waits
+// for its turn, and whoever comes after that gets KindLimited at once. An unknown name
+// costs as much as a known one. All people are admins.
+//
+// Programs. Tokens begin with «sbx_» and have 160 random bits; browser logins have 256.
+// Both are kept as SHA-256, so who reads the database cannot log in with what is there.
+//
+// Failed logins. Backoff counts them per name-and-address and per address (IPv6: per /64
+// network), never per name alone, so nobody can lock somebody else out of their name.
+// Attempts refused meanwhile cost one map lookup and do not make the wait longer. The
+// right credential from where somebody has logged in before is never delayed.
+//
+// Concurrency. All types may be used from any goroutine. Authenticate methods read
+// memory only. Every change of people, tokens and logins is in the store before the
+// method returns; when a token or a login was last used is written later, by People.Run,
+// and up to a minute of it may be lost in a crash. One process may hold a People on a
+// store, because what it answers is what it loaded.
+package auth

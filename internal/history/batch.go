@@ -1,0 +1,184 @@
+package history
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/klauspost/compress/zstd"
+
+	"signalbox"
+)
+
+// batch is a row of the intake log while it is being filled.
+type batch struct {
+	first      signalbox.Position
+	n          int
+	telemetry  int    // of n
+	buf        []byte // entries, encoded
+	received   int64  // of the first entry, µs
+	prev       int64  // received time of the entry before
+	timeMin    int64
+	devices    []link
+	changes    []Change
+	full       bool
+	started    time.Time
+	committing bool
+}
+
+// link says where a device's previous telemetry is, as seen from a batch.
+type link struct {
+	device signalbox.DeviceID
+	prev   signalbox.Position // 0: none
+}
+
+const (
+	flagTime = 0x80
+	flagSeq  = 0x40
+	kindMask = 0x3f
+
+	// maxEntry bounds what one decoded entry may claim, against broken rows.
+	maxEntry = 1 << 26
+)
+
+// add encodes e behind what is there.
+func (b *batch) add(e *signalbox.Entry) {
+	if b.n == 0 {
+		b.received, b.prev, b.timeMin = e.ReceivedMicros, e.ReceivedMicros, e.TimeMicros
+	}
+	kind := byte(e.Kind)
+	late := e.ReceivedMicros - e.TimeMicros
+	if late > 0 {
+		kind |= flagTime
+	}
+	if e.Seq != 0 {
+		kind |= flagSeq
+	}
+	buf := append(b.buf, kind)
+	buf = binary.AppendUvarint(buf, uint64(e.Device))
+	buf = binary.AppendUvarint(buf, uint64(e.ReceivedMicros-b.prev))
+	if late > 0 {
+		buf = binary.AppendUvarint(buf, uint64(late))
+	}
+	if e.Seq != 0 {
+		buf = binary.LittleEndian.AppendUint64(buf, e.Boot)
+		buf = binary.AppendUvarint(buf, e.Seq)
+	}
+	buf = binary.AppendUvarint(buf, uint64(len(e.Body)))
+	b.buf = append(buf, e.Body...)
+	b.prev = e.ReceivedMicros
+	b.timeMin = min(b.timeMin, e.TimeMicros)
+	b.n++
+}
+
+// errBroken is wrapped by every error about a row that does not decode.
+var errBroken = errors.New("a row of the intake log is broken")
+
+// decode calls yield for each entry of a row's decompressed body. The entry and its body
+// are only lent for the call. yield returning false ends it early.
+func decode(first signalbox.Position, received int64, buf []byte, yield func(*signalbox.Entry) bool) error {
+	var e signalbox.Entry
+	e.ReceivedMicros = received
+	for pos := first; len(buf) > 0; pos++ {
+		d := decoder{buf: buf[1:]}
+		e.Position = pos
+		e.Kind = signalbox.EntryKind(buf[0] & kindMask)
+		e.Device = signalbox.DeviceID(d.uvarint(1<<32 - 1))
+		e.ReceivedMicros += int64(d.uvarint(1 << 62))
+		e.TimeMicros, e.Boot, e.Seq = e.ReceivedMicros, 0, 0
+		if buf[0]&flagTime != 0 {
+			e.TimeMicros -= int64(d.uvarint(1 << 62))
+		}
+		if buf[0]&flagSeq != 0 {
+			e.Boot = binary.LittleEndian.Uint64(d.bytes(8))
+			e.Seq = d.uvarint(1<<64 - 1)
+		}
+		e.Body = d.bytes(int(d.uvarint(maxEntry)))
+		if d.failed {
+			return fmt.Errorf("%w: entry %d", errBroken, pos)
+		}
+		if !yield(&e) {
+			return nil
+		}
+		buf = d.buf
+	}
+	return nil
+}
+
+// decoder reads varints; after a fault it gives zeros and failed is set.
+type decoder struct {
+	buf    []byte
+	failed bool
+}
+
+var zeros [8]byte //nolint:gochecknoglobals // what a failed decoder gives
+
+func (d *decoder) uvarint(limit uint64) uint64 {
+	v, n := binary.Uvarint(d.buf)
+	if n <= 0 || v > limit {
+		d.failed, d.buf = true, nil
+		return 0
+	}
+	d.buf = d.buf[n:]
+	return v
+}
+
+func (d *decoder) bytes(n int) []byte {
+	if d.failed || n > len(d.buf) {
+		d.failed, d.buf = true, nil
+		return zeros[:min(n, len(zeros))]
+	}
+	b := d.buf[:n:n]
+	d.buf = d.buf[n:]
+	return b
+}
+
+// encodeDevices writes the column devices of a row.
+func encodeDevices(row signalbox.Position, links []link) []byte {
+	slices.SortFunc(links, func(a, b link) int { return int(int64(a.device) - int64(b.device)) })
+	buf := make([]byte, 0, 4*len(links))
+	var before signalbox.DeviceID
+	for _, l := range links {
+		buf = binary.AppendUvarint(buf, uint64(l.device-before))
+		before = l.device
+		var back uint64
+		if l.prev != 0 {
+			back = uint64(row - l.prev)
+		}
+		buf = binary.AppendUvarint(buf, back)
+	}
+	return buf
+}
+
+// findDevice looks device up in a row's column devices.
+func findDevice(row signalbox.Position, column []byte, device signalbox.DeviceID) (prev signalbox.Position, found bool, err error) {
+	d := decoder{buf: column}
+	var at uint64
+	for len(d.buf) > 0 {
+		at += d.uvarint(1<<32 - 1)
+		back := d.uvarint(uint64(row))
+		if d.failed {
+			return 0, false, fmt.Errorf("%w: devices of row %d", errBroken, row)
+		}
+		if at >= uint64(device) {
+			if at == uint64(device) && back != 0 {
+				prev = row - signalbox.Position(back)
+			}
+			return prev, at == uint64(device), nil
+		}
+	}
+	return 0, false, nil
+}
+
+// maxRowBytes bounds a row after decompression, against broken or hostile files.
+const maxRowBytes = 1 << 28
+
+func newEncoder() (*zstd.Encoder, error) {
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
+}
+
+func newDecoder() (*zstd.Decoder, error) {
+	return zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxRowBytes))
+}

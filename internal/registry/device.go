@@ -1,0 +1,157 @@
+package registry
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"signalbox"
+	"signalbox/internal/store"
+)
+
+// Device is one device in memory. ID and Name never change.
+type Device struct {
+	ID   signalbox.DeviceID
+	Name string
+
+	mu        sync.Mutex
+	kind      string // its type
+	secret    store.Secret
+	disabled  bool
+	removed   bool
+	dirty     bool // its state changed since it was last stored
+	createdMs int64
+
+	state State
+}
+
+// State is what changes while a device lives. It may be touched only between Device.Lock
+// and Device.Unlock.
+type State struct {
+	// Session is the fencing number of the present connection, 0 when offline.
+	Session  uint64
+	Protocol signalbox.Protocol
+	// SinceMicros is when the present presence began; 0: never connected.
+	SinceMicros int64
+	// Address is that of the latest successful login.
+	Address netip.Addr
+
+	// Position, ReceivedMicros, TimeMicros and Body are those of the latest telemetry;
+	// Reported says that some came since the present connection began.
+	Position       signalbox.Position
+	ReceivedMicros int64
+	TimeMicros     int64
+	Body           []byte
+	Reported       bool
+
+	// Boot and Seq are the power-up mark and the highest sequence number accepted from it;
+	// SeqPosition is the position that must be on disk for Seq to be settled.
+	Boot, Seq   uint64
+	SeqPosition signalbox.Position
+}
+
+// Lock gives the state to the caller until Unlock. Hold it briefly and call nothing that
+// waits: a device's read path stands behind it.
+func (d *Device) Lock() *State {
+	d.mu.Lock()
+	return &d.state
+}
+
+// Unlock ends what Lock began.
+func (d *Device) Unlock() { d.mu.Unlock() }
+
+// Secret gives the hashed secret and whether the device may log in.
+func (d *Device) Secret() (secret store.Secret, allowed bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.secret, !d.disabled && !d.removed
+}
+
+// Type is the device's type.
+func (d *Device) Type() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.kind
+}
+
+// Disabled reports whether the device may not log in.
+func (d *Device) Disabled() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.disabled
+}
+
+// LastAddress is the address of the latest successful login, the zero Addr before one.
+func (d *Device) LastAddress() netip.Addr {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.state.Address
+}
+
+// LatestObject is a copy of the latest telemetry object, nil before the first.
+func (d *Device) LatestObject() []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.state.Body)
+}
+
+// View is what people and programs see of the device.
+func (d *Device) View() signalbox.Device {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v := signalbox.Device{
+		ID: d.ID, Name: d.Name, Type: d.kind, Status: d.status(), Presence: signalbox.Offline, Since: fromMicros(d.state.SinceMicros),
+		Disabled: d.disabled, LastSeen: fromMicros(d.state.ReceivedMicros), CreatedAt: time.UnixMilli(d.createdMs).UTC(),
+	}
+	if d.state.Session != 0 {
+		v.Presence, v.Protocol = signalbox.Online, d.state.Protocol
+	}
+	if d.state.Address.IsValid() {
+		v.Address = d.state.Address.String()
+	}
+	return v
+}
+
+// StateView is the device's latest telemetry and presence, with a copy of the object.
+func (d *Device) StateView() signalbox.State {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	v := signalbox.State{
+		Device: d.Name, Status: d.status(), Presence: signalbox.Offline, Since: fromMicros(d.state.SinceMicros),
+		Received: fromMicros(d.state.ReceivedMicros), Time: fromMicros(d.state.TimeMicros), Telemetry: slices.Clone(d.state.Body),
+	}
+	if d.state.Session != 0 {
+		v.Presence = signalbox.Online
+	}
+	return v
+}
+
+// status is what the original server showed: offline; online until the first telemetry
+// of a connection; then the field status of the latest one, unknown without it.
+func (d *Device) status() string {
+	switch {
+	case d.state.Session == 0:
+		return string(signalbox.Offline)
+	case !d.state.Reported:
+		return string(signalbox.Online)
+	}
+	// The last of duplicate keys counts.
+	status := "unknown"
+	gjson.ParseBytes(d.state.Body).ForEach(func(key, value gjson.Result) bool {
+		if key.Str == "status" {
+			status = value.String()
+		}
+		return true
+	})
+	return status
+}
+
+func fromMicros(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}

@@ -1,0 +1,308 @@
+package registry
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"signalbox"
+	"signalbox/internal/history"
+	"signalbox/internal/store"
+)
+
+// Registry holds the devices. All methods may be called from any goroutine.
+type Registry struct {
+	st     *store.Store
+	logger *slog.Logger
+
+	changing sync.Mutex // one change of the list at a time
+
+	mu     sync.RWMutex
+	byName map[string]*Device
+	byID   []*Device
+	sorted []*Device // by name; nil when it has to be made again
+	count  int
+
+	dirtyMu    sync.Mutex
+	dirty      []*Device
+	checkpoint signalbox.Position
+}
+
+// New makes an empty registry over st.
+func New(st *store.Store, logger *slog.Logger) *Registry {
+	return &Registry{st: st, logger: logger, byName: make(map[string]*Device)}
+}
+
+const checkpointKey = "checkpoint"
+
+// Load reads devices and the states of the last checkpoint, then lets the log tell what
+// came after it. It runs once, before anything connects.
+func (r *Registry) Load(ctx context.Context, log *history.Log) error {
+	err := r.st.Devices(ctx, func(row store.Device, s *store.DeviceState) error {
+		d := newDevice(row)
+		if s != nil {
+			d.restore(s)
+		}
+		r.put(d)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	at, err := r.st.Meta(ctx, checkpointKey)
+	if err != nil {
+		return err
+	}
+	if at != "" {
+		p, err := strconv.ParseUint(at, 10, 64)
+		if err != nil {
+			return fmt.Errorf("the stored checkpoint %q is no number: %w", at, err)
+		}
+		r.checkpoint = signalbox.Position(p)
+	}
+	known := func(yield func(signalbox.DeviceID, signalbox.Position)) {
+		for _, d := range r.byID {
+			if d != nil {
+				yield(d.ID, d.state.Position)
+			}
+		}
+	}
+	return log.Restore(ctx, r.checkpoint, known, func(e *signalbox.Entry) error { return r.replay(e) })
+}
+
+func newDevice(row store.Device) *Device {
+	return &Device{ID: row.ID, Name: row.Name, kind: row.Type, secret: row.Secret, disabled: row.Disabled, createdMs: row.CreatedAt.UnixMilli()}
+}
+
+func (d *Device) restore(s *store.DeviceState) {
+	d.state = State{
+		SinceMicros: s.SinceMicros, Position: s.Position, ReceivedMicros: s.ReceivedMicros, TimeMicros: s.TimeMicros, Body: s.Body,
+		Boot: s.Boot, Seq: s.Seq,
+	}
+	if s.Online {
+		d.state.Session = 1 // some connection that ended with the process; see StaleOnline
+	}
+	if a, err := netip.ParseAddr(s.Address); err == nil {
+		d.state.Address = a
+	}
+}
+
+// put enters d; the caller holds r.mu or is alone.
+func (r *Registry) put(d *Device) {
+	r.byName[d.Name] = d
+	if need := int(d.ID) + 1; need > len(r.byID) {
+		r.byID = append(r.byID, make([]*Device, need-len(r.byID))...)
+	}
+	r.byID[d.ID] = d
+	r.sorted = nil
+	r.count++
+}
+
+// Find looks a device up by name, nil without one.
+func (r *Registry) Find(name string) *Device {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.byName[name]
+}
+
+// FindBytes is Find for a name that is not a string yet; it does not allocate.
+func (r *Registry) FindBytes(name []byte) *Device {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.byName[string(name)]
+}
+
+// Get looks a device up by number, nil without one.
+func (r *Registry) Get(id signalbox.DeviceID) *Device {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if int(id) >= len(r.byID) {
+		return nil
+	}
+	return r.byID[id]
+}
+
+// Len is the number of devices.
+func (r *Registry) Len() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.count
+}
+
+// All gives the devices in order of their names. The slice is shared: do not change it.
+func (r *Registry) All() []*Device {
+	r.mu.RLock()
+	sorted := r.sorted
+	r.mu.RUnlock()
+	if sorted != nil {
+		return sorted
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.sorted == nil {
+		r.sorted = make([]*Device, 0, r.count)
+		for _, d := range r.byID {
+			if d != nil {
+				r.sorted = append(r.sorted, d)
+			}
+		}
+		slices.SortFunc(r.sorted, func(a, b *Device) int { return cmp.Compare(a.Name, b.Name) })
+	}
+	return r.sorted
+}
+
+// New is a device to be added.
+type NewDevice struct {
+	Name, Type string
+	Secret     store.Secret
+}
+
+// Outcome is what became of one NewDevice of a list.
+type Outcome struct {
+	Device *Device // the new one, or the one that has the name already
+	Err    error   // nil: added
+}
+
+// CheckNew tells whether name and type may be those of a device.
+func CheckNew(name, kind string) error {
+	if err := signalbox.CheckName("device name", name); err != nil {
+		return err
+	}
+	return signalbox.CheckName("device type", kind)
+}
+
+// Add adds a device; KindConflict (name_taken) when the name is taken.
+func (r *Registry) Add(ctx context.Context, n NewDevice) (*Device, error) {
+	out, err := r.AddAll(ctx, []NewDevice{n}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return out[0].Device, out[0].Err
+}
+
+// AddAll adds many devices in one transaction, together with what also writes (may be
+// nil). Entries that are invalid or whose name is taken are passed over and say so in
+// their outcome; on any other error nothing is added.
+func (r *Registry) AddAll(ctx context.Context, list []NewDevice, also func(tx *store.Tx) error) ([]Outcome, error) {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	out := make([]Outcome, len(list))
+	seen := make(map[string]*Device, len(list))
+	now := time.Now().UTC().Truncate(time.Millisecond)
+	err := r.st.Update(ctx, func(tx *store.Tx) error {
+		for i, n := range list {
+			if out[i].Err = CheckNew(n.Name, n.Type); out[i].Err != nil {
+				continue
+			}
+			have := r.Find(n.Name)
+			if have == nil {
+				have = seen[n.Name]
+			}
+			if have != nil {
+				out[i] = Outcome{Device: have, Err: taken(n.Name)}
+				continue
+			}
+			row := store.Device{Name: n.Name, Type: n.Type, Secret: n.Secret, CreatedAt: now}
+			var err error
+			if row.ID, err = tx.InsertDevice(ctx, row); err != nil {
+				return err
+			}
+			out[i].Device = newDevice(row)
+			seen[n.Name] = out[i].Device
+		}
+		if also != nil {
+			return also(tx)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, o := range out {
+		if o.Err == nil {
+			r.put(o.Device)
+		}
+	}
+	return out, nil
+}
+
+func taken(name string) error {
+	return signalbox.Errorf(signalbox.KindConflict, "name_taken", "a device named %q exists already", name)
+}
+
+// Edit is a change of a device; nil fields stay as they are.
+type Edit struct {
+	Type     *string
+	Secret   *store.Secret
+	Disabled *bool
+}
+
+// Update changes a device. Ending its connection, where the change asks for it, is the
+// caller's.
+func (r *Registry) Update(ctx context.Context, d *Device, e Edit) error {
+	if e.Type != nil {
+		if err := signalbox.CheckName("device type", *e.Type); err != nil {
+			return err
+		}
+	}
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	d.mu.Lock()
+	row := store.Device{ID: d.ID, Type: d.kind, Secret: d.secret, Disabled: d.disabled}
+	removed := d.removed
+	d.mu.Unlock()
+	if removed {
+		return NotFound(d.Name)
+	}
+	if e.Type != nil {
+		row.Type = *e.Type
+	}
+	if e.Secret != nil {
+		row.Secret = *e.Secret
+	}
+	if e.Disabled != nil {
+		row.Disabled = *e.Disabled
+	}
+	if err := r.st.Update(ctx, func(tx *store.Tx) error { return tx.UpdateDevice(ctx, row) }); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.kind, d.secret, d.disabled = row.Type, row.Secret, row.Disabled
+	return nil
+}
+
+// Remove deletes a device. Ending its connection and its commands is the caller's.
+func (r *Registry) Remove(ctx context.Context, d *Device) error {
+	r.changing.Lock()
+	defer r.changing.Unlock()
+	if r.Get(d.ID) != d {
+		return NotFound(d.Name)
+	}
+	if err := r.st.Update(ctx, func(tx *store.Tx) error { return tx.DeleteDevice(ctx, d.ID) }); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	delete(r.byName, d.Name)
+	r.byID[d.ID] = nil
+	r.sorted = nil
+	r.count--
+	r.mu.Unlock()
+	d.mu.Lock()
+	d.removed = true
+	d.mu.Unlock()
+	return nil
+}
+
+// NotFound is the error for a name that no device has.
+func NotFound(name string) error {
+	return signalbox.Errorf(signalbox.KindNotFound, "device_not_found", "there is no device named %q", name)
+}
