@@ -1,0 +1,422 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"signalbox"
+	"signalbox/internal/history"
+	"signalbox/internal/session"
+	"signalbox/internal/store"
+)
+
+// testLog is a history.Appender that commits through the store. It can be held, filled
+// and broken.
+type testLog struct {
+	store *store.Store
+
+	mu       sync.Mutex
+	next     signalbox.Position
+	pending  []pendingEntry
+	entries  []signalbox.Entry // all that was appended
+	wake     chan struct{}
+	changed  chan struct{} // closed and renewed at each commit
+	held     bool
+	full     bool
+	fault    error
+	onCommit []func(signalbox.Position)
+
+	committed atomic.Uint64
+	stop      context.CancelFunc
+	done      sync.WaitGroup
+}
+
+type pendingEntry struct {
+	pos    signalbox.Position
+	change history.Change
+}
+
+func newTestLog(t testing.TB, st *store.Store) *testLog {
+	t.Helper()
+	l := &testLog{store: st, wake: make(chan struct{}, 1), changed: make(chan struct{})}
+	ctx, stop := context.WithCancel(context.Background())
+	l.stop = stop
+	l.done.Go(func() { l.run(ctx, t) })
+	return l
+}
+
+func (l *testLog) close() {
+	l.stop()
+	l.done.Wait()
+}
+
+func (l *testLog) run(ctx context.Context, t testing.TB) {
+	t.Helper()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-l.wake:
+		}
+		l.mu.Lock()
+		batch := l.pending
+		if l.held {
+			batch = nil
+		} else {
+			l.pending = nil
+		}
+		l.mu.Unlock()
+		if len(batch) == 0 {
+			continue
+		}
+		err := l.store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
+			for _, p := range batch {
+				if p.change != nil {
+					if err := p.change(ctx, tx); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("commit: %v", err)
+			return
+		}
+		last := batch[len(batch)-1].pos
+		l.committed.Store(uint64(last))
+		l.mu.Lock()
+		close(l.changed)
+		l.changed = make(chan struct{})
+		l.mu.Unlock()
+		for _, f := range l.onCommit {
+			f(last)
+		}
+	}
+}
+
+func (l *testLog) Append(e *signalbox.Entry, _ history.Urgency, change history.Change) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.full {
+		return history.ErrFull
+	}
+	l.next++
+	e.Position = l.next
+	e.ReceivedMicros = time.Now().UnixMicro()
+	kept := *e
+	kept.Body = append([]byte(nil), e.Body...)
+	l.entries = append(l.entries, kept)
+	l.pending = append(l.pending, pendingEntry{e.Position, change})
+	signal(l.wake)
+	return nil
+}
+
+func (l *testLog) Wait(ctx context.Context, p signalbox.Position) error {
+	for {
+		l.mu.Lock()
+		changed := l.changed
+		l.mu.Unlock()
+		if l.Committed() >= p {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (l *testLog) Committed() signalbox.Position { return signalbox.Position(l.committed.Load()) }
+
+func (l *testLog) OnCommit(f func(signalbox.Position)) { l.onCommit = append(l.onCommit, f) }
+
+func (l *testLog) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.fault
+}
+
+func (l *testLog) hold(held bool) {
+	l.mu.Lock()
+	l.held = held
+	l.mu.Unlock()
+	signal(l.wake)
+}
+
+func (l *testLog) fill(full bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.full = full
+}
+
+func (l *testLog) breakDown(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fault = err
+}
+
+// testDevices is a registry of a few devices.
+type testDevices struct {
+	mu       sync.Mutex
+	ids      map[string]signalbox.DeviceID
+	disabled map[signalbox.DeviceID]bool
+	latest   map[signalbox.DeviceID][]byte
+}
+
+func newTestDevices(names ...string) *testDevices {
+	d := &testDevices{ids: map[string]signalbox.DeviceID{}, disabled: map[signalbox.DeviceID]bool{}, latest: map[signalbox.DeviceID][]byte{}}
+	for i, name := range names {
+		d.ids[name] = signalbox.DeviceID(i + 1)
+	}
+	return d
+}
+
+func (d *testDevices) Find(name string) (signalbox.DeviceID, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	id, ok := d.ids[name]
+	return id, ok
+}
+
+func (d *testDevices) NameOf(id signalbox.DeviceID) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, have := range d.ids {
+		if have == id {
+			return name
+		}
+	}
+	return ""
+}
+
+func (d *testDevices) Disabled(id signalbox.DeviceID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.disabled[id]
+}
+
+func (d *testDevices) LatestObject(id signalbox.DeviceID) []byte {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return append([]byte(nil), d.latest[id]...)
+}
+
+// testConn collects what is delivered.
+type testConn struct {
+	mu   sync.Mutex
+	got  []signalbox.Command
+	fail bool
+	came chan signalbox.Command
+}
+
+func newConn() *testConn { return &testConn{came: make(chan signalbox.Command, 10_000)} }
+
+var errNoRoom = errors.New("no room")
+
+func (c *testConn) Deliver(cmd *signalbox.Command) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fail {
+		return errNoRoom
+	}
+	c.got = append(c.got, *cmd)
+	c.came <- *cmd
+	return nil
+}
+
+func (c *testConn) End(string) {}
+
+func (c *testConn) names() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names := make([]string, len(c.got))
+	for i := range c.got {
+		names[i] = c.got[i].Name
+	}
+	return names
+}
+
+// next is the next delivery.
+func (c *testConn) next(t *testing.T) signalbox.Command {
+	t.Helper()
+	select {
+	case cmd := <-c.came:
+		return cmd
+	case <-time.After(10 * time.Second):
+		t.Fatal("nothing was delivered in 10 s")
+		return signalbox.Command{}
+	}
+}
+
+// rig is a road with all around it.
+type rig struct {
+	t        *testing.T
+	cfg      Config
+	dir      string
+	store    *store.Store
+	log      *testLog
+	sessions *session.Table
+	devices  *testDevices
+	road     *Road
+	stop     func()
+	halt     func() error // ends Run and gives what it returned
+}
+
+func newRig(t *testing.T, cfg Config, names ...string) *rig {
+	t.Helper()
+	if len(names) == 0 {
+		names = []string{"esp01", "esp02"}
+	}
+	g := &rig{t: t, cfg: cfg, dir: t.TempDir(), devices: newTestDevices(names...)}
+	g.start()
+	t.Cleanup(func() { g.end() })
+	return g
+}
+
+func (g *rig) start() {
+	g.t.Helper()
+	st, err := store.Open(context.Background(), store.Config{Dir: g.dir, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		g.t.Fatal(err)
+	}
+	g.store, g.log, g.sessions = st, newTestLog(g.t, st), session.New()
+	g.road = New(g.cfg, g.log, st, g.sessions, g.devices, slog.New(slog.DiscardHandler))
+	if err := g.road.Load(context.Background()); err != nil {
+		g.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- g.road.Run(ctx) }()
+	g.halt = func() error {
+		cancel()
+		return <-ended
+	}
+	g.stop = func() {
+		if err := g.halt(); err != nil {
+			g.t.Errorf("Run: %v", err)
+		}
+	}
+}
+
+// crash ends a life without committing what was appended.
+func (g *rig) crash() {
+	g.t.Helper()
+	g.log.close()
+	if err := g.halt(); err == nil {
+		g.t.Error("Run returned as if all were on disk")
+	}
+	if err := g.store.Close(); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+func (g *rig) end() {
+	g.t.Helper()
+	g.stop()
+	g.log.close()
+	if err := g.store.Close(); err != nil {
+		g.t.Errorf("close the store: %v", err)
+	}
+}
+
+// restart is a clean stop and a new life over the same data.
+func (g *rig) restart() {
+	g.t.Helper()
+	g.end()
+	g.start()
+}
+
+// connect attaches a session of the named device.
+func (g *rig) connect(name string, p signalbox.Protocol) (*session.Session, *testConn) {
+	g.t.Helper()
+	id, ok := g.devices.Find(name)
+	if !ok {
+		g.t.Fatalf("no device %q", name)
+	}
+	conn := newConn()
+	s := &session.Session{ID: g.sessions.NextID(), Device: id, Protocol: p, Conn: conn}
+	if _, ok := g.sessions.Attach(s); !ok {
+		g.t.Fatal("the session was not taken")
+	}
+	g.road.Online(s)
+	return s, conn
+}
+
+func (g *rig) submit(req signalbox.CommandRequest) signalbox.Command {
+	g.t.Helper()
+	if req.Device == "" {
+		req.Device = "esp01"
+	}
+	c, err := g.road.Submit(g.t.Context(), req)
+	if err != nil {
+		g.t.Fatalf("Submit %s: %v", req.Name, err)
+	}
+	return c
+}
+
+func (g *rig) get(id string) signalbox.Command {
+	g.t.Helper()
+	c, err := g.road.Get(context.Background(), id)
+	if err != nil {
+		g.t.Fatalf("Get: %v", err)
+	}
+	return c
+}
+
+// await polls the command's state until it is what is wanted.
+func (g *rig) await(id string, want signalbox.CommandState) signalbox.Command {
+	g.t.Helper()
+	return g.until(id, string(want), func(c *signalbox.Command) bool { return c.State == want })
+}
+
+func (g *rig) until(id, what string, ok func(*signalbox.Command) bool) signalbox.Command {
+	g.t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		c := g.get(id)
+		if ok(&c) {
+			return c
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			g.t.Fatalf("the command is %+v after 10 s; want %s", c, what)
+		}
+	}
+}
+
+// durable waits until all that was appended is on disk.
+func (g *rig) durable() {
+	g.t.Helper()
+	if err := g.log.Wait(context.Background(), signalbox.Position(g.road.last.Load())); err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+func (g *rig) telemetry(name, object string) {
+	g.t.Helper()
+	id, _ := g.devices.Find(name)
+	e := &signalbox.Entry{Device: id, Kind: signalbox.EntryTelemetry, Body: []byte(object)}
+	if err := g.log.Append(e, history.Soon, nil); err != nil {
+		return // the log is full, and a device waits
+	}
+	if g.road.Watching(id) {
+		g.road.Telemetry(e)
+	}
+}
+
+func wantCode(t *testing.T, err error, kind signalbox.Kind, code string) {
+	t.Helper()
+	if err == nil || signalbox.KindOf(err) != kind || signalbox.CodeOf(err) != code {
+		t.Fatalf("error %v (%s); want code %s", err, signalbox.CodeOf(err), code)
+	}
+}

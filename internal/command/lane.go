@@ -1,0 +1,264 @@
+package command
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+	"slices"
+	"sync"
+	"time"
+
+	"signalbox"
+	"signalbox/internal/history"
+	"signalbox/internal/store"
+)
+
+// shardCount divides devices, and command IDs, among locks.
+const shardCount = 64
+
+// A shard holds the lanes of some devices. Its lock is held for memory work and for
+// log.Append only. The locks of index, clock, outbox and kicks are taken inside it, never
+// around it.
+type shard struct {
+	mu    sync.Mutex
+	lanes map[signalbox.DeviceID]*lane
+	// keys finds commands in memory by idempotency key; reserved holds the keys being
+	// looked up or submitted, each with a channel that is closed when that is done.
+	keys     map[keyRef]*entry
+	reserved map[keyRef]chan struct{}
+}
+
+type keyRef struct {
+	device signalbox.DeviceID
+	key    string
+}
+
+func (sh *shard) init() {
+	sh.lanes = make(map[signalbox.DeviceID]*lane)
+	sh.keys = make(map[keyRef]*entry)
+	sh.reserved = make(map[keyRef]chan struct{})
+}
+
+func (r *Road) shard(id signalbox.DeviceID) *shard { return &r.shards[id%shardCount] }
+
+// A lane is what goes on with one device. A device without commands has none.
+type lane struct {
+	waiting []*entry // queued, in order of submission
+	open    []*entry // version 2: sent or delivered, in order of submission
+	watch   []*entry // await confirmation, oldest first; of each name at most one
+	kicked  bool     // in the queue of kicks
+}
+
+func (sh *shard) lane(id signalbox.DeviceID) *lane {
+	l := sh.lanes[id]
+	if l == nil {
+		l = &lane{}
+		sh.lanes[id] = l
+	}
+	return l
+}
+
+// tidy forgets the lane if it is empty.
+func (sh *shard) tidy(id signalbox.DeviceID) {
+	if l := sh.lanes[id]; l != nil && len(l.waiting)+len(l.open)+len(l.watch) == 0 && !l.kicked {
+		delete(sh.lanes, id)
+	}
+}
+
+// An entry is a command in memory. All but the fields of the clock belong to the lock of
+// its device's shard; what a command is (ID, To, Name, Value) never changes and may be read
+// without.
+type entry struct {
+	c signalbox.Command // as of the latest change
+
+	pos     signalbox.Position // of the latest change
+	sentPos signalbox.Position // of the change to sent; 0 when that was in an earlier life
+	done    chan struct{}      // closed when the command settles; nil until someone waits
+
+	session uint64 // fencing number of the session it is meant for
+	handed  bool   // Deliver was called for that session
+	written bool   // Deliver may have put it on some wire, now or in an earlier life
+	lapsed  bool   // ExpiresAt passed while the device had it: not written again
+	watched bool   // in lane.watch
+	stored  bool   // the row says active
+	unsaved bool   // the latest change is not in the log yet
+	counted bool   // in Road.active
+	gone    bool   // no longer in memory
+
+	idle time.Time // since when nothing can happen to it any more; zero while something can
+
+	due  int64 // Unix µs; the clock's
+	slot int   // place in the clock's heap plus one; the clock's
+}
+
+// index finds entries by command ID.
+type index struct {
+	seed   maphash.Seed
+	shards [shardCount]struct {
+		mu   sync.RWMutex
+		byID map[string]*entry
+	}
+}
+
+func (x *index) init() {
+	x.seed = maphash.MakeSeed()
+	for i := range x.shards {
+		x.shards[i].byID = make(map[string]*entry)
+	}
+}
+
+func (x *index) get(id string) *entry {
+	sh := &x.shards[maphash.String(x.seed, id)%shardCount]
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	return sh.byID[id]
+}
+
+func (x *index) set(id string, e *entry) {
+	sh := &x.shards[maphash.String(x.seed, id)%shardCount]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if e == nil {
+		delete(sh.byID, id)
+		return
+	}
+	sh.byID[id] = e
+}
+
+// admit makes e known. The caller holds sh.
+func (r *Road) admit(sh *shard, e *entry) {
+	r.index.set(e.c.ID, e)
+	if e.c.IdempotencyKey != "" {
+		sh.keys[keyRef{e.c.To, e.c.IdempotencyKey}] = e
+	}
+	r.held.Add(1)
+	r.count(e)
+}
+
+// evict forgets e; its row in the store tells the rest. The caller holds sh.
+func (r *Road) evict(sh *shard, e *entry) {
+	e.gone = true
+	r.index.set(e.c.ID, nil)
+	ref := keyRef{e.c.To, e.c.IdempotencyKey}
+	if sh.keys[ref] == e {
+		delete(sh.keys, ref)
+	}
+	r.held.Add(-1)
+	sh.tidy(e.c.To)
+}
+
+// count keeps the gauge of unsettled commands.
+func (r *Road) count(e *entry) {
+	if unsettled := !e.gone && !e.c.Settled(); unsettled != e.counted {
+		e.counted = unsettled
+		if unsettled {
+			r.active.Add(1)
+		} else {
+			r.active.Add(-1)
+		}
+	}
+}
+
+// keepsActive reports whether the row must say active: something can still happen to the
+// command that has to survive a restart.
+func keepsActive(c *signalbox.Command, watched bool) bool {
+	if c.State == signalbox.CommandSent && !c.Protocol.Answers() {
+		return watched
+	}
+	return !c.State.Ended()
+}
+
+// A row is what a change writes of one command.
+type row struct {
+	c      signalbox.Command
+	active bool
+}
+
+// write appends one log entry: c is the command after the change, also are rows of others
+// that change in the same transaction. The caller holds the shard.
+func (r *Road) write(u history.Urgency, c row, also []row) (signalbox.Position, error) {
+	body, err := json.Marshal(&c.c)
+	if err != nil {
+		return 0, fmt.Errorf("encode command: %w", err)
+	}
+	e := signalbox.Entry{Device: c.c.To, Kind: signalbox.EntryCommand, Body: body}
+	err = r.log.Append(&e, u, func(ctx context.Context, tx *store.Tx) error {
+		if err := tx.PutCommand(ctx, &c.c, c.active); err != nil {
+			return err
+		}
+		for i := range also {
+			if err := tx.PutCommand(ctx, &also[i].c, also[i].active); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	for p := uint64(e.Position); ; {
+		last := r.last.Load()
+		if last >= p || r.last.CompareAndSwap(last, p) {
+			return e.Position, nil
+		}
+	}
+}
+
+// save records e as it is now. When the log refuses, the change stays in memory and is
+// tried again until it is taken; until then nobody is told that the command has settled.
+// The caller holds the shard.
+func (r *Road) save(e *entry, u history.Urgency) {
+	active := keepsActive(&e.c, e.watched)
+	if e.done != nil && e.c.Settled() {
+		u = history.Now
+	}
+	pos, err := r.write(u, row{e.c, active}, nil)
+	if err != nil {
+		if !e.unsaved {
+			r.logger.Warn("a change of a command waits for the log", "command_id", e.c.ID, "state", string(e.c.State), "err", err)
+		}
+		e.unsaved = true
+	} else {
+		r.saved(e, pos, active)
+	}
+	r.arm(e)
+}
+
+// saved notes that e's present state has its place in the log.
+func (r *Road) saved(e *entry, pos signalbox.Position, active bool) {
+	e.pos, e.unsaved, e.stored = pos, false, active
+	if e.c.Settled() && e.done != nil {
+		close(e.done)
+		e.done = nil
+	}
+	r.count(e)
+}
+
+// end takes e to one of the final states. The caller holds the shard.
+func (r *Road) end(l *lane, e *entry, state signalbox.CommandState, u history.Urgency) {
+	e.c.State = state
+	e.c.EndedAt = notBefore(notBefore(notBefore(now(), e.c.CreatedAt), e.c.SentAt), e.c.DeliveredAt)
+	if e.c.DeliveredAt.IsZero() && (state == signalbox.CommandSucceeded || state == signalbox.CommandFailed) {
+		e.c.DeliveredAt = e.c.EndedAt // who has a result has had the command
+	}
+	l.waiting = without(l.waiting, e)
+	l.open = without(l.open, e)
+	if state == signalbox.CommandFailed || state == signalbox.CommandCanceled || e.c.SentAt.IsZero() {
+		r.unwatch(l, e)
+	}
+	r.stats.state(state)
+	r.save(e, u)
+}
+
+// unsend makes a command that was marked but never written look like what it is.
+func (e *entry) unsend() {
+	e.c.SentAt, e.c.Protocol, e.c.Already = time.Time{}, signalbox.ProtocolNone, false
+}
+
+func without(list []*entry, e *entry) []*entry {
+	if i := slices.Index(list, e); i >= 0 {
+		return slices.Delete(list, i, i+1)
+	}
+	return list
+}

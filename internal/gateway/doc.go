@@ -1,0 +1,26 @@
+// Package gateway speaks the device protocols, versions 1 and 2, over WebSocket: it turns
+// frames into nouns for ingest and command, and commands into frames. It is push style: a
+// transport calls Receive, and Send never waits.
+//
+// Contract. One connection's frames are handled one at a time, in order, on its event loop;
+// nothing here waits for a disk or a network. A login that fails touches nothing of the
+// device. A login that succeeds takes the device over from an older connection, which is
+// closed at once; from then on the older one's frames count for nothing (fencing number).
+// When the log is full or a device sends faster than allowed, the answer to the transport is
+// «later»: the socket is not read until then, and no frame is dropped.
+//
+// «saved» is sent by one goroutine (Run) after the commit that it tells of; of several
+// sequence numbers settled by one commit only the highest is told.
+//
+// # The protocols
+//
+// Version 1 is byte for byte the original remote-control server's: nothing is sent on
+// success, errors are {"error": "…"} as Python's json.dumps writes them, then code 1000.
+// Version 2 is asked for by "v":2 in the auth frame, the subprotocol signalbox.v2, or HTTP
+// Basic credentials in the upgrade.
+//
+//	device → hub  auth, telemetry (seq, ts), ack, result, ping
+//	hub → device  auth_ok, command, saved, pong, {"error":code,"message":words}
+//
+// Reserved keys of version 2: type, seq, ts, v, boot. Frames of unknown type are ignored.
+package gateway

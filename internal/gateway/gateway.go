@@ -1,0 +1,230 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"signalbox"
+	"signalbox/internal/auth"
+	"signalbox/internal/gateway/ws"
+	"signalbox/internal/ingest"
+	"signalbox/internal/registry"
+	"signalbox/internal/session"
+	"signalbox/internal/wire"
+)
+
+// Subprotocol asks for version 2 in the upgrade request.
+const Subprotocol = "signalbox.v2"
+
+// Config is the gateway's limits. Zero values take the defaults.
+type Config struct {
+	// Limits bound a telemetry object.
+	Limits wire.Limits
+	// MaxFrame bounds a message after login, in bytes (default 64 KiB); before it 4 KiB.
+	MaxFrame int
+	// MessagesPerSecond and Burst bound one device's telemetry (defaults 1,000 and twice that).
+	MessagesPerSecond, Burst int
+	// AuthTimeout is how long a connection may take to log in (default 10 s).
+	AuthTimeout time.Duration
+	// PerAddress and MaxConnections bound open connections (defaults 20,000 and 1,000,000).
+	PerAddress, MaxConnections int
+	// Origins are the http(s) origins whose pages may connect; a device has none.
+	Origins []string
+	// Heartbeat is told to version 2 devices: how often the hub looks whether they live.
+	Heartbeat time.Duration
+	Logger    *slog.Logger
+}
+
+func (c *Config) defaults() {
+	def := func(v *int, to int) {
+		if *v <= 0 {
+			*v = to
+		}
+	}
+	def(&c.MaxFrame, 64<<10)
+	def(&c.MessagesPerSecond, 1000)
+	def(&c.Burst, 2*c.MessagesPerSecond)
+	def(&c.PerAddress, 20_000)
+	def(&c.MaxConnections, 1_000_000)
+	if c.AuthTimeout <= 0 {
+		c.AuthTimeout = 10 * time.Second
+	}
+	if c.Heartbeat <= 0 {
+		c.Heartbeat = 20 * time.Second
+	}
+}
+
+// Commands is what the gateway needs of the command road.
+type Commands interface {
+	// Online is told of a session that can be delivered to; Ack and Result of the answers of
+	// version 2 devices. None of them blocks.
+	Online(s *session.Session)
+	Ack(s *session.Session, id string)
+	Result(s *session.Session, id string, ok bool, value json.RawMessage, errText string)
+}
+
+// Commits is what the gateway needs of the log.
+type Commits interface {
+	Committed() signalbox.Position
+	OnCommit(f func(signalbox.Position))
+	Err() error
+}
+
+// Parts are what the gateway joins.
+type Parts struct {
+	Devices  *registry.Registry
+	Sessions *session.Table
+	Ingest   *ingest.Road
+	Commands Commands
+	Log      Commits
+	Keys     *auth.Keys
+	Backoff  *auth.Backoff
+}
+
+// Stats counts since the start.
+type Stats struct {
+	Logins, LoginFailures, LoginsDelayed, AuthRequired, AuthTimeouts atomic.Int64
+	Replaced, Rivals, RateLimited, Pushback, Invalid, TooComplex     atomic.Int64
+	AddressLimit, ConnectionLimit, OriginRefused, BadFrames          atomic.Int64
+	CommandsWritten, CommandsUnwritten, Saved                        atomic.Int64
+}
+
+// Gateway is the handler of upgrades and the owner of device connections.
+type Gateway struct {
+	Parts
+	cfg   Config
+	stats Stats
+	acks  acks
+	rival rivals
+
+	mu        sync.Mutex
+	addresses map[netip.Addr]int
+	open      int
+}
+
+// New makes a gateway. Call it before the log runs.
+func New(cfg Config, parts Parts) *Gateway {
+	cfg.defaults()
+	g := &Gateway{Parts: parts, cfg: cfg, addresses: make(map[netip.Addr]int)}
+	g.acks.init()
+	g.rival.init()
+	parts.Log.OnCommit(g.acks.committed)
+	return g
+}
+
+// Stats gives the live counters.
+func (g *Gateway) Stats() *Stats { return &g.stats }
+
+// Run tells version 2 devices what is saved, until ctx ends.
+func (g *Gateway) Run(ctx context.Context) error { return g.runAcks(ctx) }
+
+// slack is how many connections beyond a limit are still told why they are refused.
+const slack = 256
+
+// Enter implements ws.Gate: it counts connections by address. Those over the limit are
+// refused with words by Upgrade; those far over it without.
+func (g *Gateway) Enter(remote netip.AddrPort) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	address := remote.Addr()
+	if n := g.addresses[address]; n >= g.cfg.PerAddress+slack {
+		g.stats.AddressLimit.Add(1)
+		return signalbox.Errorf(signalbox.KindLimited, "too_many_connections", "%s has %d connections", address, n)
+	}
+	if g.open >= g.cfg.MaxConnections+slack {
+		g.stats.ConnectionLimit.Add(1)
+		return signalbox.Errorf(signalbox.KindLimited, "too_many_connections", "there are %d connections", g.open)
+	}
+	g.addresses[address]++
+	g.open++
+	return nil
+}
+
+// Leave implements ws.Gate.
+func (g *Gateway) Leave(remote netip.AddrPort) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.open--
+	if g.addresses[remote.Addr()]--; g.addresses[remote.Addr()] <= 0 {
+		delete(g.addresses, remote.Addr())
+	}
+}
+
+func (g *Gateway) crowded(address netip.Addr) *ws.Refusal {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.addresses[address] > g.cfg.PerAddress {
+		g.stats.AddressLimit.Add(1)
+		return &ws.Refusal{Status: 429, Text: "Too many connections from your address."}
+	}
+	if g.open > g.cfg.MaxConnections {
+		g.stats.ConnectionLimit.Add(1)
+		return &ws.Refusal{Status: 503, Text: "The hub has as many connections as it is allowed to."}
+	}
+	return nil
+}
+
+// Upgrade implements ws.Handler.
+func (g *Gateway) Upgrade(r *ws.Request) (ws.Endpoint, *ws.Refusal) {
+	address := r.RemoteAddr().Addr()
+	if refusal := g.crowded(address); refusal != nil {
+		return nil, refusal
+	}
+	if origin := r.Header("Origin"); !g.admits(origin) {
+		g.stats.OriginRefused.Add(1)
+		return nil, &ws.Refusal{Status: 403, Text: "Pages of this origin may not connect to the device port; the setting devices.origins admits them."}
+	}
+	c := &conn{g: g, address: address, opened: time.Now().Unix(), limit: limiter{tokens: int32(g.cfg.Burst)}} //nolint:gosec // configured within int32
+	if r.Choose(Subprotocol) {
+		c.asked = signalbox.ProtocolV2
+	}
+	if name, secret, ok := r.BasicAuth(); ok {
+		d, err := g.check([]byte(name), []byte(secret), address)
+		if err != nil {
+			return nil, &ws.Refusal{Status: 401, Text: err.Message}
+		}
+		c.asked, c.admitted = signalbox.ProtocolV2, d
+	}
+	return c, nil
+}
+
+// admits tells whether a connection with this Origin header may come in: boards send none,
+// or file://; pages only from configured origins.
+func (g *Gateway) admits(origin string) bool {
+	return origin == "" || origin == "file://" || slices.Contains(g.cfg.Origins, origin)
+}
+
+// errUnauthorized is deliberately the same for an unknown name, a wrong secret and a
+// disabled device.
+var errUnauthorized = &signalbox.Error{Kind: signalbox.KindUnauthorized, Code: "unauthorized", Message: "The name or the secret is wrong, or the device is disabled."}
+
+// check tells whether name and secret are those of a device that may log in. A failure
+// changes nothing but the counters of failures.
+func (g *Gateway) check(name, secret []byte, address netip.Addr) (*registry.Device, *signalbox.Error) {
+	now := time.Now()
+	d := g.Devices.FindBytes(name)
+	// The address is known when this device's latest login came from it, also before a restart.
+	if d == nil || d.LastAddress() != address {
+		if g.Backoff.Delay(string(name), address, now) > 0 {
+			g.stats.LoginsDelayed.Add(1)
+			return nil, errUnauthorized
+		}
+	}
+	if d == nil {
+		g.Keys.VerifyNothing(secret)
+	} else if stored, allowed := d.Secret(); g.Keys.Verify(stored.Kind, &stored.Sum, secret) && allowed {
+		g.Backoff.Succeed(string(name), address)
+		return d, nil
+	}
+	g.stats.LoginFailures.Add(1)
+	if wait := g.Backoff.Fail(string(name), address, now); wait > 0 {
+		g.cfg.Logger.Debug("a device's login failed repeatedly", "address", address, "wait", wait)
+	}
+	return nil, errUnauthorized
+}

@@ -1,0 +1,244 @@
+package ingest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"signalbox"
+	"signalbox/internal/history"
+	"signalbox/internal/registry"
+	"signalbox/internal/session"
+)
+
+// Config says what is plausible. Zero values take the defaults.
+type Config struct {
+	// Past and Future bound a device's own time stamp, seen from the hub's clock (defaults
+	// 30 days and 1 minute). Outside of them the time of receipt is taken; inside the future
+	// ones too, since nothing can have been measured after it was received.
+	Past, Future time.Duration
+	Logger       *slog.Logger
+}
+
+// Observer hears telemetry that a command may be confirmed by. Package command is it.
+type Observer interface {
+	// Watching reports, cheaply, whether Telemetry is to be called for the device.
+	Watching(device signalbox.DeviceID) bool
+	// Telemetry is called under the device's lock with an entry that has its position.
+	Telemetry(e *signalbox.Entry)
+}
+
+// Verdict is what became of a message.
+type Verdict uint8
+
+// The verdicts.
+const (
+	// Stored: the message has its place in the log.
+	Stored Verdict = iota
+	// Duplicate: the device had sent this sequence number before; acknowledge, store nothing.
+	Duplicate
+	// Stale: a newer connection has taken over; close this one.
+	Stale
+	// Full: the log takes nothing now; present the message again later.
+	Full
+	// Stopping: the hub takes nothing any more.
+	Stopping
+)
+
+// Message is one telemetry message of a connection.
+type Message struct {
+	// Body is the object as it came; it is copied.
+	Body []byte
+	// TimeMicros is the device's own time, Unix µs, 0 for none.
+	TimeMicros int64
+	// Boot and Seq order the messages of one power-up; Seq 0 for none.
+	Boot, Seq uint64
+}
+
+// Stats counts since the start.
+type Stats struct {
+	Stored, Duplicates, Stale, Pushback, Implausible, Late atomic.Int64
+}
+
+// Road is the telemetry road. Methods may be called from any goroutine.
+type Road struct {
+	cfg      Config
+	log      history.Appender
+	devices  *registry.Registry
+	sessions *session.Table
+	commands Observer
+	stats    Stats
+}
+
+// New joins the parts of the road.
+func New(cfg Config, log history.Appender, devices *registry.Registry, sessions *session.Table, commands Observer) *Road {
+	if cfg.Past <= 0 {
+		cfg.Past = 30 * 24 * time.Hour
+	}
+	if cfg.Future <= 0 {
+		cfg.Future = time.Minute
+	}
+	return &Road{cfg: cfg, log: log, devices: devices, sessions: sessions, commands: commands}
+}
+
+// Stats gives the live counters.
+func (r *Road) Stats() *Stats { return &r.stats }
+
+// Telemetry takes one message of the session with the given fencing number. settles is the
+// position that must be on disk before the message may be acknowledged.
+func (r *Road) Telemetry(d *registry.Device, sessionID uint64, m *Message) (settles signalbox.Position, v Verdict) {
+	s := d.Lock()
+	defer d.Unlock()
+	if s.Session != sessionID {
+		r.stats.Stale.Add(1)
+		return 0, Stale
+	}
+	urgency := history.Soon
+	if m.Seq != 0 {
+		if s.Boot == m.Boot && m.Seq <= s.Seq {
+			r.stats.Duplicates.Add(1)
+			return s.SeqPosition, Duplicate
+		}
+		urgency = history.Acked
+	}
+	e := signalbox.Entry{Device: d.ID, Kind: signalbox.EntryTelemetry, TimeMicros: r.plausible(m.TimeMicros), Boot: m.Boot, Seq: m.Seq, Body: m.Body}
+	if err := r.log.Append(&e, urgency, nil); err != nil {
+		return 0, r.refused(err)
+	}
+	s.Position, s.ReceivedMicros, s.TimeMicros, s.Reported = e.Position, e.ReceivedMicros, e.TimeMicros, true
+	s.Body = append(s.Body[:0], m.Body...)
+	if m.Seq != 0 {
+		s.Boot, s.Seq, s.SeqPosition = m.Boot, m.Seq, e.Position
+	}
+	r.devices.Touch(d)
+	r.stats.Stored.Add(1)
+	if r.commands.Watching(d.ID) {
+		r.commands.Telemetry(&e)
+	}
+	return e.Position, Stored
+}
+
+// Settle notes that a message was refused for good: its sequence number counts as done.
+func (r *Road) Settle(d *registry.Device, sessionID, boot, seq uint64) {
+	s := d.Lock()
+	defer d.Unlock()
+	if s.Session == sessionID && (s.Boot != boot || seq > s.Seq) {
+		if s.Boot != boot {
+			s.SeqPosition = 0
+		}
+		s.Boot, s.Seq = boot, seq
+	}
+}
+
+// Settled gives the highest sequence number of a power-up that is known to be on disk or
+// refused.
+func (r *Road) Settled(d *registry.Device, boot uint64) uint64 {
+	s := d.Lock()
+	defer d.Unlock()
+	if s.Boot == boot && s.SeqPosition <= r.log.Committed() {
+		return s.Seq
+	}
+	return 0
+}
+
+func (r *Road) refused(err error) Verdict {
+	if errors.Is(err, history.ErrFull) {
+		r.stats.Pushback.Add(1)
+		return Full
+	}
+	return Stopping
+}
+
+// plausible gives the device's time when it can be true, else 0.
+func (r *Road) plausible(micros int64) int64 {
+	if micros == 0 {
+		return 0
+	}
+	behind := time.Duration(time.Now().UnixMicro()-micros) * time.Microsecond
+	if behind > r.cfg.Past || behind < -r.cfg.Future {
+		r.stats.Implausible.Add(1)
+		return 0
+	}
+	return micros
+}
+
+// Connect makes s the device's session and notes its presence. replaced is the session
+// that had to go, nil without one. Stale says that an even newer one is there; Full and
+// Stopping that presence cannot be recorded now, and nothing was changed.
+func (r *Road) Connect(d *registry.Device, s *session.Session, address netip.Addr) (replaced *session.Session, v Verdict) {
+	state := d.Lock()
+	defer d.Unlock()
+	if state.Session > s.ID {
+		r.stats.Stale.Add(1)
+		return nil, Stale
+	}
+	e, err := r.presence(d.ID, signalbox.PresenceChange{Presence: signalbox.Online, Session: s.ID, Address: address.String(), Protocol: s.Protocol})
+	if err != nil {
+		return nil, r.refused(err)
+	}
+	replaced, _ = r.sessions.Attach(s)
+	state.Session, state.Protocol, state.Address, state.SinceMicros, state.Reported = s.ID, s.Protocol, address, e.ReceivedMicros, false
+	r.devices.Touch(d)
+	return replaced, Stored
+}
+
+// Disconnect ends s; when it was the device's newest, the device is offline from now on.
+// reason is one of those of signalbox.PresenceChange. It reports whether the device went
+// offline.
+func (r *Road) Disconnect(d *registry.Device, s *session.Session, reason string) bool {
+	state := d.Lock()
+	defer d.Unlock()
+	r.sessions.Detach(s)
+	if state.Session != s.ID {
+		return false
+	}
+	r.offline(d, state, reason)
+	return true
+}
+
+// offline notes that the device is away. When the log is full the state says so all the
+// same: after a restart the device would be found offline too.
+func (r *Road) offline(d *registry.Device, state *registry.State, reason string) {
+	e, err := r.presence(d.ID, signalbox.PresenceChange{Presence: signalbox.Offline, Session: state.Session, Reason: reason})
+	state.SinceMicros = e.ReceivedMicros
+	if err != nil {
+		state.SinceMicros = time.Now().UnixMicro()
+		r.cfg.Logger.Warn("a device went offline unrecorded", "device", d.Name, "reason", reason, "err", err)
+	}
+	state.Session, state.Protocol = 0, signalbox.ProtocolNone
+	r.devices.Touch(d)
+}
+
+// Begin makes presence true after a start: devices whose connections ended with the former
+// process are offline. It runs once, before anything connects.
+func (r *Road) Begin() {
+	for _, d := range r.devices.All() {
+		state := d.Lock()
+		if state.Session != 0 {
+			r.offline(d, state, "restart")
+		}
+		d.Unlock()
+	}
+}
+
+func (r *Road) presence(id signalbox.DeviceID, p signalbox.PresenceChange) (signalbox.Entry, error) {
+	e := signalbox.Entry{Device: id, Kind: signalbox.EntryPresence}
+	var err error
+	if e.Body, err = json.Marshal(p); err != nil {
+		return e, fmt.Errorf("encode presence: %w", err)
+	}
+	return e, r.log.Append(&e, history.Soon, nil)
+}
+
+// Alert keeps and announces something people should hear of a device.
+func (r *Road) Alert(d *registry.Device, alert, text string) error {
+	body, err := json.Marshal(map[string]string{"alert": alert, "message": text})
+	if err != nil {
+		return fmt.Errorf("encode alert: %w", err)
+	}
+	return r.log.Append(&signalbox.Entry{Device: d.ID, Kind: signalbox.EntryAlert, Body: body}, history.Soon, nil)
+}
