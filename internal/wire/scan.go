@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"errors"
 	"strconv"
 	"time"
@@ -325,10 +326,8 @@ func Text(raw []byte) (text []byte, ok bool) {
 		return nil, false
 	}
 	inner := raw[1 : len(raw)-1]
-	for _, c := range inner {
-		if c == '\\' {
-			return []byte(gjson.ParseBytes(raw).Str), true
-		}
+	if bytes.IndexByte(inner, '\\') >= 0 {
+		return []byte(gjson.ParseBytes(raw).Str), true
 	}
 	return inner, true
 }

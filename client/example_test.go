@@ -1,0 +1,62 @@
+package client_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"signalbox"
+	"signalbox/client"
+)
+
+// A controller turns a servo, and knows afterwards what the device said about it.
+func Example() {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	hub, err := client.New("http://hub.example:8080", client.WithToken("sbx_…"))
+	if err != nil {
+		fmt.Println("no hub:", err)
+		return
+	}
+	c, err := hub.Send(ctx, "esp01", client.Send{Name: "servo1", Value: new("90"), Wait: 5 * time.Second})
+	switch {
+	case signalbox.CodeOf(err) == "device_offline":
+		fmt.Println("esp01 is away")
+	case err != nil:
+		fmt.Println("the command was not taken:", err)
+	case c.State == signalbox.CommandSucceeded:
+		fmt.Println("done:", string(c.Result))
+	default:
+		fmt.Println("the device has not said yet:", c.State)
+	}
+}
+
+// A controller listens to what the boxes report, and learns when it was too slow.
+func ExampleHub_Stream() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	hub, err := client.New("http://signalbox", client.WithUnixSocket("data/signalbox.sock"))
+	if err != nil {
+		fmt.Println("no hub:", err)
+		return
+	}
+	events, err := hub.Stream(ctx, client.Watch{Types: []string{"box"}, Kinds: []string{"telemetry"}})
+	if err != nil {
+		fmt.Println("no stream:", err)
+		return
+	}
+	for e, err := range events {
+		switch {
+		case errors.Is(err, context.Canceled):
+			return
+		case err != nil:
+			fmt.Println("the stream ended:", err)
+			return
+		case e.Kind == "lagged":
+			fmt.Println("too slow by", e.Missed)
+		default:
+			fmt.Println(e.Device, string(e.Object))
+		}
+	}
+}
