@@ -149,7 +149,8 @@ type PresenceChange struct {
 	Address  string   `json:"address,omitempty"`
 	Protocol Protocol `json:"protocol,omitempty"`
 	// Reason says in a word why a device went offline: closed, lost, replaced,
-	// ping_timeout, protocol_error, slow_reader, disabled, removed, shutdown, restart.
+	// ping_timeout, protocol_error, slow_reader, disabled, removed, secret_changed,
+	// shutdown, restart.
 	Reason string `json:"reason,omitempty"`
 }
 

@@ -58,7 +58,7 @@ type Store interface {
 }
 
 const (
-	// LoginLife is how long a browser login holds without being used.
+	// LoginLife is how long a browser login holds without being used, by default.
 	LoginLife = 30 * 24 * time.Hour
 	// MaxLogins is how many browser logins a person may have; one more ends the oldest.
 	MaxLogins = 50
@@ -89,12 +89,16 @@ type PeopleConfig struct {
 	Passwords *Passwords
 	// Backoff slows down guessing of people's passwords (DefaultPeopleBackoff, PairOnly).
 	Backoff *Backoff
-	Logger  *slog.Logger
+	// LoginLife is how long a browser login holds without being used (default LoginLife).
+	LoginLife time.Duration
+	Logger    *slog.Logger
 }
 
 // People knows who may come in besides devices. NewPeople loads everything; Run writes
 // down what was last used when.
 type People struct {
+	life time.Duration // of a browser login that is not used
+
 	store     Store
 	passwords *Passwords
 	backoff   *Backoff
@@ -135,7 +139,11 @@ type login struct {
 
 // NewPeople loads people, tokens and logins from cfg.Store.
 func NewPeople(ctx context.Context, cfg PeopleConfig) (*People, error) {
+	if cfg.LoginLife <= 0 {
+		cfg.LoginLife = LoginLife
+	}
 	p := &People{
+		life:  cfg.LoginLife,
 		store: cfg.Store, passwords: cfg.Passwords, backoff: cfg.Backoff, log: cfg.Logger, seed: maphash.MakeSeed(),
 		tokens: map[[32]byte]*token{}, named: map[string]*token{}, logins: map[[32]byte]*login{},
 	}

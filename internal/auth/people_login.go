@@ -107,7 +107,7 @@ func (p *People) begin(ctx context.Context, name, hash string) (Cookie, error) {
 		return Cookie{}, wrongLogin()
 	}
 	created := now()
-	expires := created.Add(LoginLife)
+	expires := created.Add(p.life)
 	if err := p.store.AddLogin(ctx, key, one.ID, created, expires, surplus); err != nil {
 		return Cookie{}, err
 	}
@@ -139,7 +139,7 @@ func (p *People) surplus(one *person) [][32]byte {
 	return [][32]byte{oldest.hash}
 }
 
-// AuthenticateCookie tells whose browser login this is and lets it hold LoginLife from now;
+// AuthenticateCookie tells whose browser login this is and lets it hold for its full life from now;
 // KindUnauthorized when it is unknown, has ended or was ended. It reads memory only.
 func (p *People) AuthenticateCookie(secret string) (Identity, error) {
 	key := HashToken(secret)
@@ -155,7 +155,7 @@ func (p *People) AuthenticateCookie(secret string) (Identity, error) {
 		return Identity{}, errNoLogin()
 	}
 	renewed := false
-	if moved := at.Add(LoginLife).UnixMilli(); moved-end >= renewAfter.Milliseconds() && l.expires.CompareAndSwap(end, moved) {
+	if moved := at.Add(p.life).UnixMilli(); moved-end >= min(renewAfter, p.life/8).Milliseconds() && l.expires.CompareAndSwap(end, moved) {
 		end, renewed = moved, true
 		p.touched.Store(true)
 	}

@@ -48,17 +48,16 @@ func (b *Bus) Publish(e *signalbox.Entry) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var kept *signalbox.Entry
+	var kept signalbox.Entry
 	for _, s := range b.subs {
 		if s.want != nil && !s.want(e) {
 			continue
 		}
-		if kept == nil {
-			c := *e
-			c.Body = slices.Clone(e.Body)
-			kept = &c
+		if kept.Position == 0 {
+			kept = *e
+			kept.Body = slices.Clone(e.Body)
 		}
-		s.offer(kept)
+		s.offer(&kept)
 	}
 }
 

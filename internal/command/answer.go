@@ -224,7 +224,7 @@ func (r *Road) prune(ctx context.Context) {
 	const batch = 500
 	pause := time.NewTicker(10 * time.Millisecond)
 	defer pause.Stop()
-	for before := now().Add(-r.cfg.Keep); ; {
+	for before := firstID(now().Add(-r.cfg.Keep)); ; {
 		var n int64
 		err := r.store.Update(ctx, func(tx *store.Tx) (err error) {
 			n, err = tx.PruneCommands(ctx, before, batch)

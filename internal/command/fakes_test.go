@@ -178,6 +178,21 @@ func newTestDevices(names ...string) *testDevices {
 	return d
 }
 
+// enroll stores the devices that st does not have yet, under their numbers.
+func enroll(tb testing.TB, st *store.Store, d *testDevices) {
+	tb.Helper()
+	for i := range len(d.ids) {
+		row := store.Device{Name: d.NameOf(signalbox.DeviceID(i + 1)), Type: "box"}
+		err := st.Update(context.Background(), func(tx *store.Tx) error {
+			_, err := tx.InsertDevice(context.Background(), row)
+			return err
+		})
+		if err != nil && signalbox.KindOf(err) != signalbox.KindConflict {
+			tb.Fatal(err)
+		}
+	}
+}
+
 func (d *testDevices) Find(name string) (signalbox.DeviceID, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -286,6 +301,7 @@ func (g *rig) start() {
 	if err != nil {
 		g.t.Fatal(err)
 	}
+	enroll(g.t, st, g.devices)
 	g.store, g.log, g.sessions = st, newTestLog(g.t, st), session.New()
 	g.road = New(g.cfg, g.log, st, g.sessions, g.devices, slog.New(slog.DiscardHandler))
 	if err := g.road.Load(context.Background()); err != nil {

@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"sync"
+	"time"
 )
 
 // idLen is the length of a command ID: 26 digits of 5 bits hold its 128 bits.
@@ -55,6 +56,9 @@ func (g *ids) startAfter(id string) {
 		g.high, g.low = high, low
 	}
 }
+
+// firstID sorts before every ID made at t or later, and after those made earlier.
+func firstID(t time.Time) string { return formatID(uint64(t.UnixMilli())<<16, 0) } //nolint:gosec // long after 1970
 
 func formatID(high, low uint64) string {
 	var b [idLen]byte

@@ -366,6 +366,24 @@ func TestReplaceCancelsTheQueued(t *testing.T) {
 	}
 }
 
+func TestRefusedReplacementKeepsTheQueue(t *testing.T) {
+	g := newRig(t, Config{})
+	var want []string
+	for _, name := range []string{"a", "b", "a", "c"} {
+		want = append(want, g.submit(signalbox.CommandRequest{Name: name, TTL: time.Hour}).ID)
+	}
+	g.log.fill(true)
+	_, conn := g.connect("esp01", signalbox.ProtocolV1)
+	_, err := g.road.Submit(t.Context(), signalbox.CommandRequest{Device: "esp01", Name: "a", TTL: time.Hour, Replace: true})
+	wantCode(t, err, signalbox.KindUnavailable, "log_full")
+	g.log.fill(false)
+	for _, id := range want {
+		if got := conn.next(t); got.ID != id {
+			t.Errorf("delivered %s (%s); want %s", got.ID, got.Name, id)
+		}
+	}
+}
+
 func TestCancel(t *testing.T) {
 	g := newRig(t, Config{})
 	c := g.submit(signalbox.CommandRequest{Name: "x", TTL: time.Hour})

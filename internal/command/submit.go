@@ -169,6 +169,7 @@ func (r *Road) enter(l *lane, e *entry, s *session.Session, known bool, object [
 		}
 		if err != nil {
 			l.waiting = merge(replaced, l.waiting)
+			r.kick(l, e.c.To) // they must not wait for the next connection
 			return refusedByLog(err)
 		}
 		return nil

@@ -4,8 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
-	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -21,10 +19,8 @@ type batch struct {
 	received   int64  // of the first entry, µs
 	prev       int64  // received time of the entry before
 	timeMin    int64
-	devices    []link
+	devices    []link // in order of first appearance; guarded by Log.mu, also while committing
 	changes    []Change
-	full       bool
-	started    time.Time
 	committing bool
 }
 
@@ -56,7 +52,8 @@ func (b *batch) add(e *signalbox.Entry) {
 	if e.Seq != 0 {
 		kind |= flagSeq
 	}
-	buf := append(b.buf, kind)
+	buf := b.buf
+	buf = append(buf, kind)
 	buf = binary.AppendUvarint(buf, uint64(e.Device))
 	buf = binary.AppendUvarint(buf, uint64(e.ReceivedMicros-b.prev))
 	if late > 0 {
@@ -67,7 +64,8 @@ func (b *batch) add(e *signalbox.Entry) {
 		buf = binary.AppendUvarint(buf, e.Seq)
 	}
 	buf = binary.AppendUvarint(buf, uint64(len(e.Body)))
-	b.buf = append(buf, e.Body...)
+	buf = append(buf, e.Body...)
+	b.buf = buf
 	b.prev = e.ReceivedMicros
 	b.timeMin = min(b.timeMin, e.TimeMicros)
 	b.n++
@@ -92,7 +90,9 @@ func decode(first signalbox.Position, received int64, buf []byte, yield func(*si
 			e.TimeMicros -= int64(d.uvarint(1 << 62))
 		}
 		if buf[0]&flagSeq != 0 {
-			e.Boot = binary.LittleEndian.Uint64(d.bytes(8))
+			if boot := d.bytes(8); boot != nil {
+				e.Boot = binary.LittleEndian.Uint64(boot)
+			}
 			e.Seq = d.uvarint(1<<64 - 1)
 		}
 		e.Body = d.bytes(int(d.uvarint(maxEntry)))
@@ -107,13 +107,11 @@ func decode(first signalbox.Position, received int64, buf []byte, yield func(*si
 	return nil
 }
 
-// decoder reads varints; after a fault it gives zeros and failed is set.
+// decoder reads varints; after a fault it gives zeros or nothing and failed is set.
 type decoder struct {
 	buf    []byte
 	failed bool
 }
-
-var zeros [8]byte //nolint:gochecknoglobals // what a failed decoder gives
 
 func (d *decoder) uvarint(limit uint64) uint64 {
 	v, n := binary.Uvarint(d.buf)
@@ -128,17 +126,15 @@ func (d *decoder) uvarint(limit uint64) uint64 {
 func (d *decoder) bytes(n int) []byte {
 	if d.failed || n > len(d.buf) {
 		d.failed, d.buf = true, nil
-		return zeros[:min(n, len(zeros))]
+		return nil
 	}
 	b := d.buf[:n:n]
 	d.buf = d.buf[n:]
 	return b
 }
 
-// encodeDevices writes the column devices of a row.
-func encodeDevices(row signalbox.Position, links []link) []byte {
-	slices.SortFunc(links, func(a, b link) int { return int(int64(a.device) - int64(b.device)) })
-	buf := make([]byte, 0, 4*len(links))
+// encodeDevices appends the column devices of a row to buf. links are ordered by number.
+func encodeDevices(buf []byte, row signalbox.Position, links []link) []byte {
 	var before signalbox.DeviceID
 	for _, l := range links {
 		buf = binary.AppendUvarint(buf, uint64(l.device-before))
@@ -175,8 +171,12 @@ func findDevice(row signalbox.Position, column []byte, device signalbox.DeviceID
 // maxRowBytes bounds a row after decompression, against broken or hostile files.
 const maxRowBytes = 1 << 28
 
+// windowBytes is how far back the compression looks: a whole row of the default size. The
+// library's default would hold 8 MiB for it.
+const windowBytes = 256 << 10
+
 func newEncoder() (*zstd.Encoder, error) {
-	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true))
+	return zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(true), zstd.WithWindowSize(windowBytes))
 }
 
 func newDecoder() (*zstd.Decoder, error) {

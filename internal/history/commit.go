@@ -1,8 +1,10 @@
 package history
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"signalbox"
@@ -15,13 +17,17 @@ const (
 	// retryFirst and retryMost pace the attempts while commits fail.
 	retryFirst = 50 * time.Millisecond
 	retryMost  = 2 * time.Second
-	// keepFree is how many emptied rows are kept for filling again.
-	keepFree = 8
+	// keepFree is how many bytes of emptied rows are kept for filling again, keepPrepared how
+	// many for encoding a row.
+	keepFree     = 32 << 20
+	keepPrepared = 1 << 20
 )
 
 // Run commits what is appended until ctx ends; then it commits the rest, refuses further
-// entries and returns. When the rest cannot be committed within grace it returns why.
+// entries and returns. When the rest cannot be committed within grace it returns why. It
+// runs once.
 func (l *Log) Run(ctx context.Context, grace time.Duration) error {
+	defer close(l.ended)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -56,17 +62,17 @@ func (l *Log) drain(ctx context.Context, grace time.Duration) error {
 	l.mu.Unlock()
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
 	defer cancel()
-	for {
+	for tried := false; ; tried = true {
 		l.mu.Lock()
 		left := len(l.rows)
 		l.mu.Unlock()
 		if left == 0 {
 			return nil
 		}
-		l.commitOrRetry(last)
-		if last.Err() != nil {
+		if tried && last.Err() != nil {
 			return errors.Join(signalbox.Errorf(signalbox.KindUnavailable, "store_unavailable", "the last entries could not be written before the hub stopped"), l.Err())
 		}
+		l.commitOrRetry(last)
 	}
 }
 
@@ -85,13 +91,12 @@ func (l *Log) commitOrRetry(ctx context.Context) {
 	if len(rows) == 0 {
 		return
 	}
-	prepared := make([]prepared, len(rows))
 	for i, b := range rows {
-		prepared[i] = l.prepare(b)
+		l.prepare(i, b)
 	}
 	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
 		// A commit under way is not interrupted: stopping waits for it.
-		err := l.commit(context.WithoutCancel(ctx), rows, prepared)
+		err := l.commit(context.WithoutCancel(ctx), rows)
 		if err == nil {
 			l.recovered()
 			break
@@ -115,14 +120,23 @@ func (l *Log) commitOrRetry(ctx context.Context) {
 	l.settle(rows)
 }
 
-// prepared is a row ready to be written.
+// prepared is a row ready to be written. Its memory is used again for later rows.
 type prepared struct{ devices, body []byte }
 
-func (l *Log) prepare(b *batch) prepared {
-	p := prepared{devices: encodeDevices(b.first, b.devices), body: l.enc.EncodeAll(b.buf, nil)}
-	l.stats.RawBytes.Add(int64(len(b.buf)))
-	l.stats.StoredBytes.Add(int64(len(p.body) + len(p.devices)))
-	return p
+// prepare encodes b as the i-th row of the commit. Only the committing goroutine calls it;
+// b is read beside headOf, so it is not changed.
+func (l *Log) prepare(i int, b *batch) {
+	for len(l.ready) <= i {
+		l.ready = append(l.ready, prepared{})
+	}
+	if l.ready[i].devices == nil {
+		l.ready[i].devices = []byte{} // the database takes nil for NULL
+	}
+	l.links = append(l.links[:0], b.devices...)
+	slices.SortFunc(l.links, func(a, b link) int { return cmp.Compare(a.device, b.device) })
+	p := &l.ready[i]
+	p.devices = encodeDevices(p.devices[:0], b.first, l.links)
+	p.body = l.enc.EncodeAll(b.buf, p.body[:0])
 }
 
 // badChange is a rider that the database refused for its content.
@@ -130,11 +144,11 @@ type badChange struct{ err error }
 
 func (e *badChange) Error() string { return e.err.Error() }
 
-func (l *Log) commit(ctx context.Context, rows []*batch, ready []prepared) error {
+func (l *Log) commit(ctx context.Context, rows []*batch) error {
 	return l.st.Update(ctx, func(tx *store.Tx) error {
 		for i, b := range rows {
 			_, err := tx.Exec(ctx, `INSERT INTO intake (id, n, received_us, received_last_us, time_min_us, devices, body) VALUES (?,?,?,?,?,?,?)`,
-				int64(b.first), b.n, b.received, b.prev, b.timeMin, ready[i].devices, ready[i].body)
+				int64(b.first), b.n, b.received, b.prev, b.timeMin, l.ready[i].devices, l.ready[i].body)
 			if err != nil {
 				return err
 			}
@@ -158,10 +172,15 @@ func (l *Log) commit(ctx context.Context, rows []*batch, ready []prepared) error
 // settle tells everyone that rows are on disk.
 func (l *Log) settle(rows []*batch) {
 	var end signalbox.Position
-	for _, b := range rows {
+	for i, b := range rows {
 		end = b.first + signalbox.Position(b.n) - 1
 		l.stats.Entries.Add(int64(b.n))
 		l.stats.Telemetry.Add(int64(b.telemetry))
+		l.stats.RawBytes.Add(int64(len(b.buf)))
+		l.stats.StoredBytes.Add(int64(len(l.ready[i].devices) + len(l.ready[i].body)))
+		if cap(l.ready[i].body) > keepPrepared {
+			l.ready[i] = prepared{}
+		}
 	}
 	l.stats.Commits.Add(1)
 	l.stats.Rows.Add(int64(len(rows)))
@@ -169,13 +188,16 @@ func (l *Log) settle(rows []*batch) {
 	l.committed.Store(uint64(end))
 	for _, b := range rows {
 		l.pending -= len(b.buf)
-		if len(l.free) < keepFree && cap(b.buf) <= 2*l.cfg.RowBytes {
+		if size := cap(b.buf); l.freeBytes+size <= keepFree {
+			l.freeBytes += size
 			clear(b.changes)
 			*b = batch{buf: b.buf[:0], devices: b.devices[:0], changes: b.changes[:0]}
 			l.free = append(l.free, b)
 		}
 	}
-	l.rows = append(l.rows[:0], l.rows[len(rows):]...)
+	left := copy(l.rows, l.rows[len(rows):])
+	clear(l.rows[left:])
+	l.rows = l.rows[:left]
 	kept := l.waiters[:0]
 	for _, w := range l.waiters {
 		if w.pos <= end {

@@ -2,9 +2,11 @@ package history
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,9 +38,10 @@ type Change func(ctx context.Context, tx *store.Tx) error
 // Appender is the writing side of the log, as the roads use it.
 type Appender interface {
 	// Append gives e the next position and keeps a copy of its body; e.Position and
-	// e.ReceivedMicros are set. change may be nil. ErrFull when too much waits already.
+	// e.ReceivedMicros are set, e.TimeMicros where it is 0 or later than that. change may be nil. ErrFull when too much waits already.
 	Append(e *signalbox.Entry, u Urgency, change Change) error
-	// Wait returns when everything up to p is on disk, or with ctx's error.
+	// Wait returns when everything up to p is on disk, or with ctx's error, or with
+	// KindUnavailable when the log ended without it.
 	Wait(ctx context.Context, p signalbox.Position) error
 	// Committed is the position up to which everything is on disk.
 	Committed() signalbox.Position
@@ -65,12 +68,15 @@ type Config struct {
 	Logger   *slog.Logger
 }
 
-// Log is the intake log. Make it with Open, then Replay, then run Run.
+// Log is the intake log. Make it with Open, then Restore it, then run Run.
 type Log struct {
 	cfg Config
 	st  *store.Store
 	enc *zstd.Encoder
 	dec *zstd.Decoder
+
+	// head finds the row of a position, body reads a row's entries; they end with the store.
+	head, body *sql.Stmt
 
 	mu      sync.Mutex
 	rows    []*batch // the last one is being filled
@@ -80,8 +86,15 @@ type Log struct {
 	micros  int64
 	last    []signalbox.Position // by device: its latest telemetry, or the row that holds it
 	waiters []waiter
-	free    []*batch
 	closed  bool
+
+	free      []*batch
+	freeBytes int
+
+	// ready and links are the committing goroutine's own.
+	ready []prepared
+	links []link
+	ended chan struct{} // closed when Run is over
 
 	wake      chan struct{}
 	committed atomic.Uint64
@@ -114,6 +127,9 @@ func Open(ctx context.Context, cfg Config, st *store.Store) (*Log, error) {
 	if cfg.MaxPending <= 0 {
 		cfg.MaxPending = 64 << 20
 	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
 	enc, err := newEncoder()
 	if err != nil {
 		return nil, fmt.Errorf("zstd: %w", err)
@@ -122,7 +138,13 @@ func Open(ctx context.Context, cfg Config, st *store.Store) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}
-	l := &Log{cfg: cfg, st: st, enc: enc, dec: dec, wake: make(chan struct{}, 1)}
+	l := &Log{cfg: cfg, st: st, enc: enc, dec: dec, wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	if l.head, err = st.Reader().PrepareContext(ctx, `SELECT id, n, received_us, received_last_us, time_min_us, devices FROM intake WHERE id <= ? ORDER BY id DESC LIMIT 1`); err != nil {
+		return nil, fmt.Errorf("prepare to read the intake log: %w", err)
+	}
+	if l.body, err = st.Reader().PrepareContext(ctx, `SELECT body FROM intake WHERE id = ?`); err != nil {
+		return nil, fmt.Errorf("prepare to read the intake log: %w", err)
+	}
 	var end, micros int64
 	err = st.Reader().QueryRowContext(ctx, `SELECT COALESCE(MAX(id + n), 1), COALESCE(MAX(received_last_us), 0) FROM (SELECT id, n, received_last_us FROM intake ORDER BY id DESC LIMIT 1)`).Scan(&end, &micros)
 	if err != nil {
@@ -147,12 +169,12 @@ func (l *Log) Pending() int {
 func (l *Log) Append(e *signalbox.Entry, u Urgency, change Change) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.pending+len(e.Body) > l.cfg.MaxPending {
+	if l.closed {
+		return errStopping()
+	}
+	if l.pending > 0 && l.pending+len(e.Body) > l.cfg.MaxPending {
 		l.stats.Refused.Add(1)
 		return ErrFull
-	}
-	if l.closed {
-		return signalbox.Errorf(signalbox.KindUnavailable, "stopping", "the hub is stopping")
 	}
 	now := time.Now()
 	l.micros = max(l.micros, now.UnixMicro())
@@ -194,16 +216,20 @@ func (l *Log) Append(e *signalbox.Entry, u Urgency, change Change) error {
 
 // filling gives the row to add to, a new one when the last is full or being committed.
 func (l *Log) filling() *batch {
+	size := 4 << 10
 	if n := len(l.rows); n > 0 {
-		if b := l.rows[n-1]; !b.committing && len(b.buf) < l.cfg.RowBytes {
+		b := l.rows[n-1]
+		if !b.committing && len(b.buf) < l.cfg.RowBytes {
 			return b
 		}
+		size = len(b.buf) + 1<<10 // the next is likely to become as large
 	}
 	var b *batch
 	if n := len(l.free); n > 0 {
 		b, l.free = l.free[n-1], l.free[:n-1]
+		l.freeBytes -= cap(b.buf)
 	} else {
-		b = &batch{buf: make([]byte, 0, 4<<10)}
+		b = &batch{buf: make([]byte, 0, size)}
 	}
 	b.first = l.next - 1
 	l.rows = append(l.rows, b)
@@ -259,15 +285,22 @@ func (l *Log) Wait(ctx context.Context, p signalbox.Position) error {
 	select {
 	case <-w.done:
 		return nil
+	case <-l.ended:
 	case <-ctx.Done():
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i, other := range l.waiters {
-		if other.done == w.done {
-			l.waiters = append(l.waiters[:i], l.waiters[i+1:]...)
-			return ctx.Err()
-		}
+	i := slices.IndexFunc(l.waiters, func(other waiter) bool { return other.done == w.done })
+	if i < 0 {
+		return nil // committed in the last moment
 	}
-	return nil // committed in the last moment
+	l.waiters = slices.Delete(l.waiters, i, i+1)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return errStopping() // Run is over and has not committed p
+}
+
+func errStopping() error {
+	return signalbox.Errorf(signalbox.KindUnavailable, "stopping", "the hub is stopping")
 }

@@ -1,6 +1,7 @@
 package history
 
 import (
+	"cmp"
 	"container/heap"
 	"context"
 	"database/sql"
@@ -69,12 +70,17 @@ func (l *Log) Page(ctx context.Context, q Query) ([]signalbox.Telemetry, error) 
 	w := newWindow(q)
 	if q.Order == NewestFirst {
 		err := l.chainRows(ctx, q.Device, func(r rowHead) (bool, error) {
-			if w.full() && r.receivedLast < w.worst().TimeMicros || r.receivedLast < w.low {
-				return false, nil // all that is older than this row's end was received earlier still
+			if r.receivedLast < w.low || w.full() && r.receivedLast <= w.worst().TimeMicros {
+				return false, nil // nothing in this row or before it is newer than when this row ended
 			}
-			return true, l.unpack(ctx, r, w)
+			err := l.unpack(ctx, r, w)
+			// What stands before this row was received before it began, at a smaller position.
+			return r.received >= w.low && (!w.full() || r.received > w.worst().TimeMicros), err
 		})
-		return w.result(), err
+		if err != nil {
+			return nil, err
+		}
+		return w.result(), nil
 	}
 	// Oldest first: learn the rows down to the lower bound, then unpack them from the row
 	// with the smallest time upward until the page is full and no row can add to it.
@@ -89,9 +95,7 @@ func (l *Log) Page(ctx context.Context, q Query) ([]signalbox.Telemetry, error) 
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(rows, func(a, b rowHead) int {
-		return int(min(max(a.timeMin-b.timeMin, -1), 1))
-	})
+	slices.SortFunc(rows, func(a, b rowHead) int { return cmp.Compare(a.timeMin, b.timeMin) })
 	for _, r := range rows {
 		if w.full() && r.timeMin > w.worst().TimeMicros {
 			break
@@ -117,7 +121,7 @@ func (l *Log) chainRows(ctx context.Context, device signalbox.DeviceID, visit fu
 			devices []byte
 		)
 		// at is a row or, after a restart, a position inside one.
-		err := l.st.Reader().QueryRowContext(ctx, `SELECT id, n, received_us, received_last_us, time_min_us, devices FROM intake WHERE id <= ? ORDER BY id DESC LIMIT 1`, int64(at)).
+		err := l.head.QueryRowContext(ctx, int64(at)).
 			Scan(&r.id, &r.n, &r.received, &r.receivedLast, &r.timeMin, &devices)
 		if errors.Is(err, sql.ErrNoRows) || err == nil && int64(at) >= r.id+r.n {
 			return nil // what came before is no longer kept
@@ -172,16 +176,16 @@ func (l *Log) unpack(ctx context.Context, r rowHead, w *window) error {
 		return nil
 	}
 	var packed sql.RawBytes
-	rows, err := l.st.Reader().QueryContext(ctx, `SELECT body FROM intake WHERE id = ?`, r.id)
+	rows, err := l.body.QueryContext(ctx, r.id)
 	if err != nil {
 		return fmt.Errorf("read the intake log: %w", err)
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }() // rows.Err tells of faults
 	for rows.Next() {
 		if err := rows.Scan(&packed); err != nil {
 			return fmt.Errorf("read the intake log: %w", err)
 		}
-		if err := l.unpackBody(signalbox.Position(r.id), r.received, packed, func(e *signalbox.Entry) bool {
+		if w.buf, err = l.unpackBody(signalbox.Position(r.id), r.received, packed, w.buf, func(e *signalbox.Entry) bool {
 			if e.Kind == signalbox.EntryTelemetry && e.Device == w.device {
 				w.offer(e)
 			}
@@ -193,12 +197,13 @@ func (l *Log) unpack(ctx context.Context, r rowHead, w *window) error {
 	return rows.Err()
 }
 
-func (l *Log) unpackBody(first signalbox.Position, received int64, packed []byte, yield func(*signalbox.Entry) bool) error {
-	body, err := l.dec.DecodeAll(packed, nil)
+// unpackBody decodes a row. buf is memory to use; what it returns may be handed in again.
+func (l *Log) unpackBody(first signalbox.Position, received int64, packed, buf []byte, yield func(*signalbox.Entry) bool) ([]byte, error) {
+	body, err := l.dec.DecodeAll(packed, buf[:0])
 	if err != nil {
-		return fmt.Errorf("%w: row %d: %w", errBroken, first, err)
+		return buf, fmt.Errorf("%w: row %d: %w", errBroken, first, err)
 	}
-	return decode(first, received, body, yield)
+	return body, decode(first, received, body, yield)
 }
 
 // window collects the best Limit messages of a query; a heap keeps the worst on top.
@@ -209,6 +214,7 @@ type window struct {
 	low, high int64 // history time: low ≤ t ≤ high
 	limit     int
 	kept      []found
+	buf       []byte // for rows
 }
 
 type found struct {
@@ -282,7 +288,7 @@ func (w *window) Less(i, j int) bool { return w.before(w.kept[j].Cursor, w.kept[
 func (w *window) Swap(i, j int)      { w.kept[i], w.kept[j] = w.kept[j], w.kept[i] }
 
 // Push takes a found.
-func (w *window) Push(x any) { w.kept = append(w.kept, x.(found)) } //nolint:forcetypeassert,errcheck // only offer calls it
+func (w *window) Push(x any) { w.kept = append(w.kept, x.(found)) } //nolint:forcetypeassert // only offer calls it
 
 // Pop gives the last found.
 func (w *window) Pop() any {
@@ -313,36 +319,73 @@ func (l *Log) Restore(ctx context.Context, checkpoint signalbox.Position, known 
 	})
 }
 
+// A scan reads this many rows at a time into memory and lets go of the database before it
+// hands them out: a slow reader must not hold up the write-ahead file.
+const (
+	scanRows  = 64
+	scanBytes = 4 << 20
+)
+
+// packedRow is a row of the intake log as stored.
+type packedRow struct {
+	id, n, received int64
+	body            []byte
+}
+
 func (l *Log) scan(ctx context.Context, from signalbox.Position, yield func(row signalbox.Position, e *signalbox.Entry) error) error {
+	var (
+		rows  []packedRow
+		buf   []byte
+		inner error
+	)
 	end := l.Committed()
-	rows, err := l.st.Reader().QueryContext(ctx, `SELECT id, received_us, body FROM intake
-		WHERE id >= (SELECT COALESCE(MAX(id), 0) FROM intake WHERE id <= ?) AND id <= ? ORDER BY id`, int64(from), int64(end))
-	if err != nil {
-		return fmt.Errorf("read the intake log: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var (
-			id, received int64
-			packed       sql.RawBytes
-			inner        error
-		)
-		if err := rows.Scan(&id, &received, &packed); err != nil {
-			return fmt.Errorf("read the intake log: %w", err)
-		}
-		row := signalbox.Position(id)
-		err := l.unpackBody(row, received, packed, func(e *signalbox.Entry) bool {
-			if e.Position >= from && e.Position <= end {
-				inner = yield(row, e)
-			}
-			return inner == nil
-		})
-		if err := errors.Join(err, inner); err != nil {
+	for at := max(from, 1); at <= end; {
+		var err error
+		if rows, err = l.rowsFrom(ctx, at, rows[:0]); err != nil {
 			return err
 		}
-	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read the intake log: %w", err)
+		for _, r := range rows {
+			row := signalbox.Position(r.id)
+			buf, err = l.unpackBody(row, r.received, r.body, buf, func(e *signalbox.Entry) bool {
+				if e.Position >= from && e.Position <= end {
+					inner = yield(row, e)
+				}
+				return inner == nil
+			})
+			if err != nil {
+				return err
+			}
+			if inner != nil {
+				return inner
+			}
+			at = signalbox.Position(r.id + r.n)
+		}
+		if len(rows) == 0 {
+			return nil
+		}
 	}
 	return nil
+}
+
+// rowsFrom reads some rows, from the one that holds position at; when that is no longer
+// kept, from the next one.
+func (l *Log) rowsFrom(ctx context.Context, at signalbox.Position, into []packedRow) ([]packedRow, error) {
+	rows, err := l.st.Reader().QueryContext(ctx, `SELECT id, n, received_us, body FROM intake
+		WHERE id >= COALESCE((SELECT id FROM intake WHERE id <= ? ORDER BY id DESC LIMIT 1), 0) AND id + n > ? ORDER BY id LIMIT ?`, int64(at), int64(at), scanRows)
+	if err != nil {
+		return nil, fmt.Errorf("read the intake log: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // rows.Err tells of faults
+	for size := 0; size < scanBytes && rows.Next(); {
+		var r packedRow
+		if err := rows.Scan(&r.id, &r.n, &r.received, &r.body); err != nil {
+			return nil, fmt.Errorf("read the intake log: %w", err)
+		}
+		into = append(into, r)
+		size += len(r.body)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read the intake log: %w", err)
+	}
+	return into, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,7 +29,8 @@ type Config struct {
 type Observer interface {
 	// Watching reports, cheaply, whether Telemetry is to be called for the device.
 	Watching(device signalbox.DeviceID) bool
-	// Telemetry is called under the device's lock with an entry that has its position.
+	// Telemetry is called under the device's lock with an entry that has its position; the
+	// entry is lent for the call.
 	Telemetry(e *signalbox.Entry)
 }
 
@@ -41,7 +43,7 @@ const (
 	Stored Verdict = iota
 	// Duplicate: the device had sent this sequence number before; acknowledge, store nothing.
 	Duplicate
-	// Stale: a newer connection has taken over; close this one.
+	// Stale: a newer connection has taken over, or the device may have none; close this one.
 	Stale
 	// Full: the log takes nothing now; present the message again later.
 	Full
@@ -61,6 +63,7 @@ type Message struct {
 
 // Stats counts since the start.
 type Stats struct {
+	// Late counts stored messages with a time of their own, before that of receipt.
 	Stored, Duplicates, Stale, Pushback, Implausible, Late atomic.Int64
 }
 
@@ -72,6 +75,7 @@ type Road struct {
 	sessions *session.Table
 	commands Observer
 	stats    Stats
+	entries  sync.Pool // of *signalbox.Entry, so that a message does not allocate
 }
 
 // New joins the parts of the road.
@@ -82,7 +86,13 @@ func New(cfg Config, log history.Appender, devices *registry.Registry, sessions 
 	if cfg.Future <= 0 {
 		cfg.Future = time.Minute
 	}
-	return &Road{cfg: cfg, log: log, devices: devices, sessions: sessions, commands: commands}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &Road{
+		cfg: cfg, log: log, devices: devices, sessions: sessions, commands: commands,
+		entries: sync.Pool{New: func() any { return new(signalbox.Entry) }},
+	}
 }
 
 // Stats gives the live counters.
@@ -105,19 +115,24 @@ func (r *Road) Telemetry(d *registry.Device, sessionID uint64, m *Message) (sett
 		}
 		urgency = history.Acked
 	}
-	e := signalbox.Entry{Device: d.ID, Kind: signalbox.EntryTelemetry, TimeMicros: r.plausible(m.TimeMicros), Boot: m.Boot, Seq: m.Seq, Body: m.Body}
-	if err := r.log.Append(&e, urgency, nil); err != nil {
+	r.devices.Touch(d)
+	e, _ := r.entries.Get().(*signalbox.Entry)
+	*e = signalbox.Entry{Device: d.ID, Kind: signalbox.EntryTelemetry, TimeMicros: r.plausible(m.TimeMicros), Boot: m.Boot, Seq: m.Seq, Body: m.Body}
+	defer r.entries.Put(e)
+	if err := r.log.Append(e, urgency, nil); err != nil {
 		return 0, r.refused(err)
 	}
 	s.Position, s.ReceivedMicros, s.TimeMicros, s.Reported = e.Position, e.ReceivedMicros, e.TimeMicros, true
-	s.Body = append(s.Body[:0], m.Body...)
+	s.SetBody(m.Body)
 	if m.Seq != 0 {
 		s.Boot, s.Seq, s.SeqPosition = m.Boot, m.Seq, e.Position
 	}
-	r.devices.Touch(d)
 	r.stats.Stored.Add(1)
+	if e.TimeMicros != e.ReceivedMicros {
+		r.stats.Late.Add(1)
+	}
 	if r.commands.Watching(d.ID) {
-		r.commands.Telemetry(&e)
+		r.commands.Telemetry(e)
 	}
 	return e.Position, Stored
 }
@@ -158,8 +173,9 @@ func (r *Road) plausible(micros int64) int64 {
 	if micros == 0 {
 		return 0
 	}
-	behind := time.Duration(time.Now().UnixMicro()-micros) * time.Microsecond
-	if behind > r.cfg.Past || behind < -r.cfg.Future {
+	// Compared in microseconds: what a device sends may be too far off for a time.Duration.
+	now := time.Now().UnixMicro()
+	if micros < now-r.cfg.Past.Microseconds() || micros > now+r.cfg.Future.Microseconds() {
 		r.stats.Implausible.Add(1)
 		return 0
 	}
@@ -167,22 +183,27 @@ func (r *Road) plausible(micros int64) int64 {
 }
 
 // Connect makes s the device's session and notes its presence. replaced is the session
-// that had to go, nil without one. Stale says that an even newer one is there; Full and
-// Stopping that presence cannot be recorded now, and nothing was changed.
+// that had to go, nil without one. Stale says that an even newer one is there, or that the
+// device was disabled or removed since its credential was checked; Full and Stopping that
+// presence cannot be recorded now, and nothing was changed.
 func (r *Road) Connect(d *registry.Device, s *session.Session, address netip.Addr) (replaced *session.Session, v Verdict) {
 	state := d.Lock()
 	defer d.Unlock()
-	if state.Session > s.ID {
+	if state.Session > s.ID || !d.Admitted() {
 		r.stats.Stale.Add(1)
 		return nil, Stale
 	}
-	e, err := r.presence(d.ID, signalbox.PresenceChange{Presence: signalbox.Online, Session: s.ID, Address: address.String(), Protocol: s.Protocol})
+	from := ""
+	if address.IsValid() {
+		from = address.String()
+	}
+	r.devices.Touch(d)
+	e, err := r.presence(d.ID, signalbox.PresenceChange{Presence: signalbox.Online, Session: s.ID, Address: from, Protocol: s.Protocol})
 	if err != nil {
 		return nil, r.refused(err)
 	}
 	replaced, _ = r.sessions.Attach(s)
 	state.Session, state.Protocol, state.Address, state.SinceMicros, state.Reported = s.ID, s.Protocol, address, e.ReceivedMicros, false
-	r.devices.Touch(d)
 	return replaced, Stored
 }
 
@@ -196,32 +217,41 @@ func (r *Road) Disconnect(d *registry.Device, s *session.Session, reason string)
 	if state.Session != s.ID {
 		return false
 	}
-	r.offline(d, state, reason)
+	if err := r.offline(d, state, reason); err != nil {
+		r.cfg.Logger.Warn("a device went offline unrecorded", "device", d.Name, "reason", reason, "err", err)
+	}
 	return true
 }
 
-// offline notes that the device is away. When the log is full the state says so all the
-// same: after a restart the device would be found offline too.
-func (r *Road) offline(d *registry.Device, state *registry.State, reason string) {
+// offline notes that the device is away. When the log refuses (the error) the state says so
+// all the same: after a restart the device would be found offline too.
+func (r *Road) offline(d *registry.Device, state *registry.State, reason string) error {
+	r.devices.Touch(d)
 	e, err := r.presence(d.ID, signalbox.PresenceChange{Presence: signalbox.Offline, Session: state.Session, Reason: reason})
 	state.SinceMicros = e.ReceivedMicros
 	if err != nil {
 		state.SinceMicros = time.Now().UnixMicro()
-		r.cfg.Logger.Warn("a device went offline unrecorded", "device", d.Name, "reason", reason, "err", err)
 	}
 	state.Session, state.Protocol = 0, signalbox.ProtocolNone
-	r.devices.Touch(d)
+	return err
 }
 
 // Begin makes presence true after a start: devices whose connections ended with the former
 // process are offline. It runs once, before anything connects.
 func (r *Road) Begin() {
+	unrecorded := 0
+	var last error
 	for _, d := range r.devices.All() {
 		state := d.Lock()
 		if state.Session != 0 {
-			r.offline(d, state, "restart")
+			if err := r.offline(d, state, "restart"); err != nil {
+				unrecorded, last = unrecorded+1, err
+			}
 		}
 		d.Unlock()
+	}
+	if unrecorded > 0 {
+		r.cfg.Logger.Warn("devices went offline unrecorded", "devices", unrecorded, "reason", "restart", "err", last)
 	}
 }
 
@@ -231,7 +261,8 @@ func (r *Road) presence(id signalbox.DeviceID, p signalbox.PresenceChange) (sign
 	if e.Body, err = json.Marshal(p); err != nil {
 		return e, fmt.Errorf("encode presence: %w", err)
 	}
-	return e, r.log.Append(&e, history.Soon, nil)
+	err = r.log.Append(&e, history.Soon, nil)
+	return e, err
 }
 
 // Alert keeps and announces something people should hear of a device.

@@ -17,7 +17,9 @@ import (
 // the log, which wait meanwhile, stay quick.
 const checkpointRows = 100
 
-// Touch marks d's state as changed since it was last stored. The caller holds d's lock.
+// Touch marks d's state as changed since it was last stored. The caller holds d's lock, and
+// touches before it appends to the log the entry that changes the state: a checkpoint that
+// covers the entry then waits for the lock and stores the state with the change.
 func (r *Registry) Touch(d *Device) {
 	if d.dirty {
 		return
@@ -29,7 +31,7 @@ func (r *Registry) Touch(d *Device) {
 }
 
 // Checkpoint stores the states that changed, so that a start has less of the log to read.
-// It returns how many it stored.
+// It returns how many it stored. One call at a time.
 func (r *Registry) Checkpoint(ctx context.Context, log *history.Log) (int, error) {
 	at := log.Committed()
 	r.dirtyMu.Lock()
@@ -108,7 +110,7 @@ func (r *Registry) replay(e *signalbox.Entry) error {
 	switch e.Kind {
 	case signalbox.EntryTelemetry:
 		s.Position, s.ReceivedMicros, s.TimeMicros = e.Position, e.ReceivedMicros, e.TimeMicros
-		s.Body = append(s.Body[:0], e.Body...)
+		s.SetBody(e.Body)
 		if e.Seq != 0 {
 			s.Boot, s.Seq, s.SeqPosition = e.Boot, e.Seq, e.Position
 		}

@@ -14,7 +14,7 @@ import (
 
 // Device is one device in memory. ID and Name never change.
 type Device struct {
-	ID   signalbox.DeviceID
+	// There may be a million: the order of the fields keeps gaps out.
 	Name string
 
 	mu        sync.Mutex
@@ -23,6 +23,7 @@ type Device struct {
 	disabled  bool
 	removed   bool
 	dirty     bool // its state changed since it was last stored
+	ID        signalbox.DeviceID
 	createdMs int64
 
 	state State
@@ -32,25 +33,41 @@ type Device struct {
 // and Device.Unlock.
 type State struct {
 	// Session is the fencing number of the present connection, 0 when offline.
-	Session  uint64
-	Protocol signalbox.Protocol
+	Session uint64
 	// SinceMicros is when the present presence began; 0: never connected.
 	SinceMicros int64
 	// Address is that of the latest successful login.
 	Address netip.Addr
 
-	// Position, ReceivedMicros, TimeMicros and Body are those of the latest telemetry;
-	// Reported says that some came since the present connection began.
+	// Protocol is that of the present connection; Reported says that telemetry came since
+	// it began.
+	Protocol signalbox.Protocol
+	Reported bool
+
+	// Position, ReceivedMicros, TimeMicros and Body are those of the latest telemetry.
+	// SetBody changes Body.
 	Position       signalbox.Position
 	ReceivedMicros int64
 	TimeMicros     int64
 	Body           []byte
-	Reported       bool
 
 	// Boot and Seq are the power-up mark and the highest sequence number accepted from it;
 	// SeqPosition is the position that must be on disk for Seq to be settled.
 	Boot, Seq   uint64
 	SeqPosition signalbox.Position
+}
+
+// bodySlack is how much longer than its text the memory of a body may be: a large message
+// should not hold its room for ever.
+const bodySlack = 64
+
+// SetBody makes Body a copy of body.
+func (s *State) SetBody(body []byte) {
+	if have := cap(s.Body); have < len(body) || have > 2*len(body)+bodySlack {
+		s.Body = append([]byte(nil), body...)
+		return
+	}
+	s.Body = append(s.Body[:0], body...)
 }
 
 // Lock gives the state to the caller until Unlock. Hold it briefly and call nothing that
@@ -60,6 +77,10 @@ func (d *Device) Lock() *State {
 	return &d.state
 }
 
+// Admitted reports whether the device may have a connection: it is neither removed nor
+// disabled. The caller holds the lock.
+func (d *Device) Admitted() bool { return !d.removed && !d.disabled }
+
 // Unlock ends what Lock began.
 func (d *Device) Unlock() { d.mu.Unlock() }
 
@@ -67,7 +88,7 @@ func (d *Device) Unlock() { d.mu.Unlock() }
 func (d *Device) Secret() (secret store.Secret, allowed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.secret, !d.disabled && !d.removed
+	return d.secret, d.Admitted()
 }
 
 // Type is the device's type.
@@ -142,7 +163,14 @@ func (d *Device) status() string {
 	status := "unknown"
 	gjson.ParseBytes(d.state.Body).ForEach(func(key, value gjson.Result) bool {
 		if key.Str == "status" {
-			status = value.String()
+			switch value.Type {
+			case gjson.String:
+				status = value.Str
+			case gjson.Null:
+				status = "unknown"
+			default:
+				status = value.Raw // a number as the device spelled it
+			}
 		}
 		return true
 	})

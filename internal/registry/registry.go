@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,13 +22,16 @@ type Registry struct {
 	st     *store.Store
 	logger *slog.Logger
 
-	changing sync.Mutex // one change of the list at a time
+	changing sync.Mutex        // one change of the list at a time
+	kinds    map[string]string // the types in use, so that devices share one text; guarded by changing
 
-	mu     sync.RWMutex
-	byName map[string]*Device
-	byID   []*Device
-	sorted []*Device // by name; nil when it has to be made again
-	count  int
+	mu      sync.RWMutex
+	byName  map[string]*Device
+	byID    []*Device
+	sorted  []*Device // by name; nil when it has to be made again
+	count   int
+	changes int        // of the list, ever
+	sorting sync.Mutex // held while sorted is made, outside of mu
 
 	dirtyMu    sync.Mutex
 	dirty      []*Device
@@ -36,7 +40,7 @@ type Registry struct {
 
 // New makes an empty registry over st.
 func New(st *store.Store, logger *slog.Logger) *Registry {
-	return &Registry{st: st, logger: logger, byName: make(map[string]*Device)}
+	return &Registry{st: st, logger: logger, byName: make(map[string]*Device), kinds: make(map[string]string)}
 }
 
 const checkpointKey = "checkpoint"
@@ -45,7 +49,7 @@ const checkpointKey = "checkpoint"
 // came after it. It runs once, before anything connects.
 func (r *Registry) Load(ctx context.Context, log *history.Log) error {
 	err := r.st.Devices(ctx, func(row store.Device, s *store.DeviceState) error {
-		d := newDevice(row)
+		d := r.newDevice(row)
 		if s != nil {
 			d.restore(s)
 		}
@@ -76,8 +80,18 @@ func (r *Registry) Load(ctx context.Context, log *history.Log) error {
 	return log.Restore(ctx, r.checkpoint, known, func(e *signalbox.Entry) error { return r.replay(e) })
 }
 
-func newDevice(row store.Device) *Device {
-	return &Device{ID: row.ID, Name: row.Name, kind: row.Type, secret: row.Secret, disabled: row.Disabled, createdMs: row.CreatedAt.UnixMilli()}
+func (r *Registry) newDevice(row store.Device) *Device {
+	return &Device{ID: row.ID, Name: row.Name, kind: r.kind(row.Type), secret: row.Secret, disabled: row.Disabled, createdMs: row.CreatedAt.UnixMilli()}
+}
+
+// kind gives the one text of a type that all its devices share.
+func (r *Registry) kind(text string) string {
+	if known, ok := r.kinds[text]; ok {
+		return known
+	}
+	text = strings.Clone(text)
+	r.kinds[text] = text
+	return text
 }
 
 func (d *Device) restore(s *store.DeviceState) {
@@ -102,6 +116,7 @@ func (r *Registry) put(d *Device) {
 	r.byID[d.ID] = d
 	r.sorted = nil
 	r.count++
+	r.changes++
 }
 
 // Find looks a device up by name, nil without one.
@@ -143,21 +158,32 @@ func (r *Registry) All() []*Device {
 	if sorted != nil {
 		return sorted
 	}
+	// Sorting a million takes a while, in which devices must be found.
+	r.sorting.Lock()
+	defer r.sorting.Unlock()
+	r.mu.RLock()
+	if sorted = r.sorted; sorted != nil { // another call was quicker
+		r.mu.RUnlock()
+		return sorted
+	}
+	changes := r.changes
+	sorted = make([]*Device, 0, r.count)
+	for _, d := range r.byID {
+		if d != nil {
+			sorted = append(sorted, d)
+		}
+	}
+	r.mu.RUnlock()
+	slices.SortFunc(sorted, func(a, b *Device) int { return cmp.Compare(a.Name, b.Name) })
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.sorted == nil {
-		r.sorted = make([]*Device, 0, r.count)
-		for _, d := range r.byID {
-			if d != nil {
-				r.sorted = append(r.sorted, d)
-			}
-		}
-		slices.SortFunc(r.sorted, func(a, b *Device) int { return cmp.Compare(a.Name, b.Name) })
+	if r.changes == changes {
+		r.sorted = sorted
 	}
-	return r.sorted
+	return sorted
 }
 
-// New is a device to be added.
+// NewDevice is a device to be added.
 type NewDevice struct {
 	Name, Type string
 	Secret     store.Secret
@@ -195,9 +221,12 @@ func (r *Registry) AddAll(ctx context.Context, list []NewDevice, also func(tx *s
 	out := make([]Outcome, len(list))
 	seen := make(map[string]*Device, len(list))
 	now := time.Now().UTC().Truncate(time.Millisecond)
+	for i, n := range list { // before the transaction, which should be short
+		out[i].Err = CheckNew(n.Name, n.Type)
+	}
 	err := r.st.Update(ctx, func(tx *store.Tx) error {
 		for i, n := range list {
-			if out[i].Err = CheckNew(n.Name, n.Type); out[i].Err != nil {
+			if out[i].Err != nil {
 				continue
 			}
 			have := r.Find(n.Name)
@@ -213,7 +242,7 @@ func (r *Registry) AddAll(ctx context.Context, list []NewDevice, also func(tx *s
 			if row.ID, err = tx.InsertDevice(ctx, row); err != nil {
 				return err
 			}
-			out[i].Device = newDevice(row)
+			out[i].Device = r.newDevice(row)
 			seen[n.Name] = out[i].Device
 		}
 		if also != nil {
@@ -276,7 +305,7 @@ func (r *Registry) Update(ctx context.Context, d *Device, e Edit) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.kind, d.secret, d.disabled = row.Type, row.Secret, row.Disabled
+	d.kind, d.secret, d.disabled = r.kind(row.Type), row.Secret, row.Disabled
 	return nil
 }
 
@@ -295,6 +324,7 @@ func (r *Registry) Remove(ctx context.Context, d *Device) error {
 	r.byID[d.ID] = nil
 	r.sorted = nil
 	r.count--
+	r.changes++
 	r.mu.Unlock()
 	d.mu.Lock()
 	d.removed = true

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"signalbox"
 )
@@ -22,16 +21,18 @@ func (tx *Tx) PutCommand(ctx context.Context, c *signalbox.Command, active bool)
 	if c.IdempotencyKey != "" {
 		key = c.IdempotencyKey
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO command (id, device, active, idempotency_key, created_ms, body) VALUES (?,?,?,?,?,?)
+	// A change may still be on its way when its device is deleted: it must not come back.
+	_, err = tx.Exec(ctx, `INSERT INTO command (id, device, active, idempotency_key, created_ms, body)
+		SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM device WHERE id = ?2)
 		ON CONFLICT (id) DO UPDATE SET active = excluded.active, body = excluded.body`,
 		c.ID, c.To, active, key, ms(c.CreatedAt), body)
 	return wrap("store command", err)
 }
 
-// PruneCommands deletes up to limit ended commands made before the given time, and says
-// how many.
-func (tx *Tx) PruneCommands(ctx context.Context, before time.Time, limit int) (int64, error) {
-	res, err := tx.Exec(ctx, `DELETE FROM command WHERE id IN (SELECT id FROM command WHERE active = 0 AND created_ms < ? ORDER BY id LIMIT ?)`, ms(before), limit)
+// PruneCommands deletes up to limit ended commands whose ID sorts before the given one,
+// and says how many.
+func (tx *Tx) PruneCommands(ctx context.Context, before string, limit int) (int64, error) {
+	res, err := tx.Exec(ctx, `DELETE FROM command WHERE id IN (SELECT id FROM command WHERE active = 0 AND id < ? ORDER BY id LIMIT ?)`, before, limit)
 	if err != nil {
 		return 0, fmt.Errorf("prune commands: %w", err)
 	}
@@ -80,7 +81,7 @@ func (s *Store) commands(ctx context.Context, yield func(*signalbox.Command) err
 	if err != nil {
 		return fmt.Errorf("read commands: %w", err)
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }() // rows.Err tells of faults
 	for rows.Next() {
 		var (
 			to   signalbox.DeviceID

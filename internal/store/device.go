@@ -76,11 +76,12 @@ type DeviceState struct {
 	Address        string
 }
 
-// PutDeviceState stores a snapshot of one device's state.
+// PutDeviceState stores a snapshot of one device's state; nothing when the device is gone.
 func (tx *Tx) PutDeviceState(ctx context.Context, s *DeviceState) error {
 	// SQLite integers are signed: the unsigned marks travel as the same 64 bits.
-	_, err := tx.Exec(ctx, `INSERT OR REPLACE INTO device_state (device, position, received_us, time_us, boot, seq, body, online, since_us, address) VALUES (?,?,?,?,?,?,?,?,?,?)`,
-		s.Device, int64(s.Position), s.ReceivedMicros, s.TimeMicros, int64(s.Boot), int64(s.Seq), s.Body, s.Online, s.SinceMicros, s.Address)
+	_, err := tx.Exec(ctx, `INSERT OR REPLACE INTO device_state (device, position, received_us, time_us, boot, seq, body, online, since_us, address)
+		SELECT id,?,?,?,?,?,?,?,?,? FROM device WHERE id = ?`,
+		int64(s.Position), s.ReceivedMicros, s.TimeMicros, int64(s.Boot), int64(s.Seq), s.Body, s.Online, s.SinceMicros, s.Address, s.Device)
 	return wrap("store device state", err)
 }
 
@@ -92,7 +93,7 @@ func (s *Store) Devices(ctx context.Context, yield func(Device, *DeviceState) er
 	if err != nil {
 		return fmt.Errorf("read devices: %w", err)
 	}
-	defer rows.Close()
+	defer func() { _ = rows.Close() }() // rows.Err tells of faults
 	for rows.Next() {
 		var (
 			d                                      Device

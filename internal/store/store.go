@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,8 +23,13 @@ import (
 	"signalbox"
 )
 
-// pageBytes is SQLite's default page size.
-const pageBytes = 4096
+const (
+	// pageBytes is SQLite's default page size.
+	pageBytes = 4096
+	// busyWait is how long a connection waits for a lock of another process, such as a tool
+	// that looks at the database; within this one nobody waits for SQLite's locks.
+	busyWait = 10 * time.Second
+)
 
 //go:embed migrations/*.sql
 var migrations embed.FS
@@ -94,16 +100,16 @@ func (s *Store) open(ctx context.Context) error {
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("close %s: %w", s.path, err)
 	}
-	if s.db, err = sql.Open("sqlite", s.dsn(s.cfg.CacheBytes, "_txlock=immediate")); err != nil {
+	if s.db, err = sql.Open("sqlite", s.dsn(s.cfg.CacheBytes, busyWait, "auto_vacuum(incremental)", "journal_mode(wal)", "synchronous(full)")); err != nil {
 		return fmt.Errorf("open %s: %w", s.path, err)
 	}
 	s.db.SetMaxOpenConns(1)
-	if s.read, err = sql.Open("sqlite", s.dsn(16<<20, "_pragma=query_only(1)")); err != nil {
+	if s.read, err = sql.Open("sqlite", s.dsn(16<<20, busyWait, "query_only(1)")); err != nil {
 		return fmt.Errorf("open %s: %w", s.path, err)
 	}
 	s.read.SetMaxOpenConns(s.cfg.Readers)
 	s.read.SetMaxIdleConns(s.cfg.Readers)
-	if s.checkpointer, err = sql.Open("sqlite", s.dsn(1<<20, "_txlock=deferred")); err != nil {
+	if s.checkpointer, err = sql.Open("sqlite", s.dsn(1<<20, restartWait, "synchronous(full)")); err != nil {
 		return fmt.Errorf("open %s: %w", s.path, err)
 	}
 	s.checkpointer.SetMaxOpenConns(1)
@@ -116,15 +122,21 @@ func (s *Store) open(ctx context.Context) error {
 	if s.write, err = s.db.Conn(ctx); err != nil {
 		return fmt.Errorf("open %s: %w", s.path, err)
 	}
+	if err := s.checkpointer.PingContext(ctx); err != nil {
+		return fmt.Errorf("open %s: %w", s.path, err)
+	}
 	return nil
 }
 
-// dsn builds the connection string. auto_vacuum comes before journal_mode, because it
-// can only be chosen while the file is empty.
-func (s *Store) dsn(cache int, extra string) string {
-	return "file:" + (&url.URL{Path: s.path}).EscapedPath() + "?_pragma=busy_timeout(10000)&_pragma=auto_vacuum(incremental)" +
-		"&_pragma=journal_mode(wal)&_pragma=synchronous(full)&_pragma=wal_autocheckpoint(0)&_pragma=foreign_keys(1)" +
-		fmt.Sprintf("&_pragma=cache_size(-%d)&%s", cache>>10, extra)
+// dsn builds the connection string. What is a property of the file, auto_vacuum and
+// journal_mode, is set by the writer alone: each is a write transaction, for which a reader
+// that connects later would wait its turn. auto_vacuum comes first, because it can only be
+// chosen while the file is empty.
+func (s *Store) dsn(cache int, wait time.Duration, pragmas ...string) string {
+	pragmas = append([]string{
+		fmt.Sprintf("busy_timeout(%d)", wait.Milliseconds()), "wal_autocheckpoint(0)", "foreign_keys(1)", fmt.Sprintf("cache_size(-%d)", cache>>10),
+	}, pragmas...)
+	return "file:" + (&url.URL{Path: s.path}).EscapedPath() + "?_pragma=" + strings.Join(pragmas, "&_pragma=")
 }
 
 func (s *Store) migrate(ctx context.Context) error {
@@ -296,15 +308,25 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// checkpointEvery is how often the size of the write-ahead file is looked at.
-const checkpointEvery = 200 * time.Millisecond
+const (
+	// checkpointEvery is how often the size of the write-ahead file is looked at.
+	checkpointEvery = 200 * time.Millisecond
+	// restartAt, times Config.CheckpointBytes, is the size from which the file is begun anew
+	// by force, and restartWait how long writers wait for readers then.
+	restartAt   = 4
+	restartWait = 100 * time.Millisecond
+)
 
 // runCheckpoints moves the write-ahead file into the database when it has grown: first
 // beside the writer, which is the long part, then once more while no one writes, which
-// is short and lets SQLite start the file from its beginning.
+// is short and lets SQLite start the file from its beginning. Readers that follow each other
+// without a gap can prevent that for ever; then writers stand back for a moment, so that
+// new readers leave the file alone and the old ones end. A reader that takes longer than
+// that moment makes the file grow to double the size before it is tried again.
 func (s *Store) runCheckpoints(ctx context.Context) {
 	tick := time.NewTicker(checkpointEvery)
 	defer tick.Stop()
+	force := restartAt * s.cfg.CheckpointBytes
 	for {
 		select {
 		case <-ctx.Done():
@@ -314,13 +336,9 @@ func (s *Store) runCheckpoints(ctx context.Context) {
 		if !s.written.Swap(false) {
 			continue
 		}
-		waiting, err := s.checkpoint(ctx, "PRAGMA wal_checkpoint(NOOP)")
-		if err == nil && waiting >= s.cfg.CheckpointBytes {
-			if _, err = s.checkpoint(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err == nil {
-				s.mu.Lock()
-				_, err = s.checkpoint(ctx, "PRAGMA wal_checkpoint(PASSIVE)")
-				s.mu.Unlock()
-			}
+		at, err := s.checkpoint(ctx, "PRAGMA wal_checkpoint(NOOP)")
+		if err == nil && at.size-at.moved >= s.cfg.CheckpointBytes {
+			force, err = s.moveWAL(ctx, force)
 		}
 		if err != nil && ctx.Err() == nil {
 			s.cfg.Logger.Warn("the write-ahead file could not be moved into the database", "err", err)
@@ -328,14 +346,34 @@ func (s *Store) runCheckpoints(ctx context.Context) {
 	}
 }
 
-// checkpoint runs one checkpoint statement and gives the bytes of the write-ahead file
-// that are not in the database yet.
-func (s *Store) checkpoint(ctx context.Context, pragma string) (waiting int64, err error) {
-	var busy, log, moved int64
-	if err := s.checkpointer.QueryRowContext(ctx, pragma).Scan(&busy, &log, &moved); err != nil {
-		return 0, err
+// moveWAL does the checkpoint. force is the size of the write-ahead file from which readers
+// are waited for; it returns the one to use next time.
+func (s *Store) moveWAL(ctx context.Context, force int64) (int64, error) {
+	if _, err := s.checkpoint(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
+		return force, err
 	}
-	return max(log-moved, 0) * pageBytes, nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, err := s.checkpoint(ctx, "PRAGMA wal_checkpoint(PASSIVE)")
+	if err != nil || at.size < force {
+		return force, err
+	}
+	if at, err = s.checkpoint(ctx, "PRAGMA wal_checkpoint(RESTART)"); err == nil && at.busy {
+		return 2 * at.size, nil
+	}
+	return restartAt * s.cfg.CheckpointBytes, err
+}
+
+// walState is how the write-ahead file stands after a checkpoint statement.
+type walState struct {
+	size, moved int64 // bytes: all, and those that are in the database
+	busy        bool  // a RESTART could not be completed
+}
+
+func (s *Store) checkpoint(ctx context.Context, pragma string) (walState, error) {
+	var busy, log, moved int64
+	err := s.checkpointer.QueryRowContext(ctx, pragma).Scan(&busy, &log, &moved)
+	return walState{size: max(log, 0) * pageBytes, moved: max(moved, 0) * pageBytes, busy: busy != 0}, err
 }
 
 // ms and fromMs convert the database's milliseconds; 0 is the zero time.

@@ -52,6 +52,7 @@ var certificate = sync.OnceValues(func() (*tls.Config, error) {
 
 // side is a running group and how to reach it.
 type side struct {
+	t     *testing.T
 	group *loop.Group
 	addr  string
 	tls   bool
@@ -78,7 +79,7 @@ func (s *side) dial(t testing.TB) net.Conn {
 }
 
 // each runs the test on every transport with a handler.
-func each(t *testing.T, cfg loop.Config, h func(*testing.T) loop.Handler, test func(*testing.T, *side)) {
+func each(t *testing.T, cfg loop.Config, h func(*side) loop.Handler, test func(*side)) {
 	t.Helper()
 	for _, tr := range transports {
 		t.Run(tr.name, func(t *testing.T) {
@@ -91,10 +92,10 @@ func each(t *testing.T, cfg loop.Config, h func(*testing.T) loop.Handler, test f
 				t.Fatal(err)
 			}
 			served := make(chan error, 1)
-			handler := h(t)
+			s := &side{t: t, group: g, addr: ln.Addr().String(), tls: tr.tls}
+			handler := h(s)
 			go func() { served <- tr.serve(g, t.Context(), ln, handler) }()
-			s := &side{group: g, addr: ln.Addr().String(), tls: tr.tls}
-			test(t, s)
+			test(s)
 			if cfg.CloseTimeout == 0 {
 				for _, nc := range s.conns {
 					nc.Close()
@@ -191,6 +192,7 @@ type handler struct {
 }
 
 func newHandler(t testing.TB, data func(p *probe, b []byte) (int, time.Duration)) *handler {
+	t.Helper()
 	return &handler{t: t, limit: 1 << 20, data: data, probes: make(chan *probe, 100)}
 }
 
@@ -230,7 +232,8 @@ func swallow(_ *probe, b []byte) (int, time.Duration) { return len(b), 0 }
 
 func TestEcho(t *testing.T) {
 	var h *handler
-	each(t, loop.Config{OutboxBytes: 4 << 20}, func(t *testing.T) loop.Handler { h = newHandler(t, echo); return h }, func(t *testing.T, s *side) {
+	each(t, loop.Config{OutboxBytes: 4 << 20}, func(s *side) loop.Handler { h = newHandler(s.t, echo); return h }, func(s *side) {
+		t := s.t
 		nc := s.dial(t)
 		sent := make([]byte, 3<<20)
 		rand.Read(sent)
@@ -277,10 +280,10 @@ func TestKept(t *testing.T) {
 				}
 				return c.need, c.pause
 			}
-			each(t, loop.Config{}, func(t *testing.T) loop.Handler {
+			each(t, loop.Config{}, func(s *side) loop.Handler {
 				got.Reset()
 				all = make(chan struct{})
-				return newHandler(t, func(p *probe, b []byte) (int, time.Duration) {
+				return newHandler(s.t, func(p *probe, b []byte) (int, time.Duration) {
 					used := 0
 					for {
 						n, wait := data(p, b[used:])
@@ -290,7 +293,8 @@ func TestKept(t *testing.T) {
 						}
 					}
 				})
-			}, func(t *testing.T, s *side) {
+			}, func(s *side) {
+				t := s.t
 				nc := s.dial(t)
 				sent := make([]byte, total)
 				rand.Read(sent)
@@ -316,9 +320,10 @@ func TestKept(t *testing.T) {
 }
 
 func TestPauseStopsReading(t *testing.T) {
-	each(t, loop.Config{}, func(t *testing.T) loop.Handler {
-		return newHandler(t, func(*probe, []byte) (int, time.Duration) { return 0, time.Hour })
-	}, func(t *testing.T, s *side) {
+	each(t, loop.Config{}, func(s *side) loop.Handler {
+		return newHandler(s.t, func(*probe, []byte) (int, time.Duration) { return 0, time.Hour })
+	}, func(s *side) {
+		t := s.t
 		nc := s.dial(t)
 		// Far more than all buffers hold: writing must block.
 		nc.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
@@ -336,7 +341,8 @@ func TestPauseStopsReading(t *testing.T) {
 
 func TestSlowReader(t *testing.T) {
 	var h *handler
-	each(t, loop.Config{}, func(t *testing.T) loop.Handler { h = newHandler(t, swallow); return h }, func(t *testing.T, s *side) {
+	each(t, loop.Config{}, func(s *side) loop.Handler { h = newHandler(s.t, swallow); return h }, func(s *side) {
+		t := s.t
 		nc := s.dial(t)
 		nc.Write([]byte("x"))
 		p := h.next()
@@ -365,14 +371,15 @@ func TestSlowReader(t *testing.T) {
 // TestCloseDeliversLastBytes checks that what was written before Close arrives although the peer goes on sending.
 func TestCloseDeliversLastBytes(t *testing.T) {
 	var h *handler
-	each(t, loop.Config{OutboxBytes: 1 << 20}, func(t *testing.T) loop.Handler {
-		h = newHandler(t, func(p *probe, b []byte) (int, time.Duration) {
+	each(t, loop.Config{OutboxBytes: 1 << 20}, func(s *side) loop.Handler {
+		h = newHandler(s.t, func(p *probe, b []byte) (int, time.Duration) {
 			p.conn.Write(make([]byte, 900<<10))
 			p.conn.Close([]byte("last"), errors.New("enough"))
 			return 0, 0
 		})
 		return h
-	}, func(t *testing.T, s *side) {
+	}, func(s *side) {
+		t := s.t
 		nc := s.dial(t)
 		if _, err := nc.Write(make([]byte, 200_000)); err != nil {
 			t.Fatal(err)
@@ -389,10 +396,11 @@ func TestCloseDeliversLastBytes(t *testing.T) {
 
 func TestCloseWaitsAtMostCloseTimeout(t *testing.T) {
 	var h *handler
-	each(t, loop.Config{CloseTimeout: 50 * time.Millisecond}, func(t *testing.T) loop.Handler {
-		h = newHandler(t, swallow)
+	each(t, loop.Config{CloseTimeout: 50 * time.Millisecond}, func(s *side) loop.Handler {
+		h = newHandler(s.t, swallow)
 		return h
-	}, func(t *testing.T, s *side) {
+	}, func(s *side) {
+		t := s.t
 		nc := s.dial(t)
 		nc.Write([]byte("x"))
 		p := h.next()
@@ -406,7 +414,8 @@ func TestCloseWaitsAtMostCloseTimeout(t *testing.T) {
 
 func TestAbortAndRefuse(t *testing.T) {
 	var h *handler
-	each(t, loop.Config{}, func(t *testing.T) loop.Handler { h = newHandler(t, swallow); return h }, func(t *testing.T, s *side) {
+	each(t, loop.Config{}, func(s *side) loop.Handler { h = newHandler(s.t, swallow); return h }, func(s *side) {
+		t := s.t
 		nc := s.dial(t)
 		nc.Write([]byte("x"))
 		p, reason := h.next(), errors.New("reason")
@@ -435,11 +444,12 @@ func TestAbortAndRefuse(t *testing.T) {
 
 func TestPendingLimit(t *testing.T) {
 	var h *handler
-	each(t, loop.Config{}, func(t *testing.T) loop.Handler {
-		h = newHandler(t, func(*probe, []byte) (int, time.Duration) { return 0, 0 })
+	each(t, loop.Config{}, func(s *side) loop.Handler {
+		h = newHandler(s.t, func(*probe, []byte) (int, time.Duration) { return 0, 0 })
 		h.limit = 10_000
 		return h
-	}, func(t *testing.T, s *side) {
+	}, func(s *side) {
+		t := s.t
 		nc := s.dial(t)
 		go nc.Write(make([]byte, 200_000))
 		if err := h.next().ended(); !errors.Is(err, loop.ErrPending) {
@@ -450,11 +460,12 @@ func TestPendingLimit(t *testing.T) {
 
 func TestTickAndStop(t *testing.T) {
 	var h *handler
-	each(t, loop.Config{}, func(t *testing.T) loop.Handler {
-		h = newHandler(t, swallow)
+	each(t, loop.Config{}, func(s *side) loop.Handler {
+		h = newHandler(s.t, swallow)
 		h.stop = func(p *probe) { p.conn.Close([]byte("bye"), nil) }
 		return h
-	}, func(t *testing.T, s *side) {
+	}, func(s *side) {
+		t := s.t
 		nc := s.dial(t)
 		nc.Write([]byte("x"))
 		p := h.next()
@@ -517,7 +528,8 @@ func TestKill(t *testing.T) {
 func TestConcurrentWrites(t *testing.T) {
 	const writers, each1, size = 8, 200, 32
 	var h *handler
-	each(t, loop.Config{OutboxBytes: 1 << 20}, func(t *testing.T) loop.Handler { h = newHandler(t, echo); return h }, func(t *testing.T, s *side) {
+	each(t, loop.Config{OutboxBytes: 1 << 20}, func(s *side) loop.Handler { h = newHandler(s.t, echo); return h }, func(s *side) {
+		t := s.t
 		nc := s.dial(t)
 		nc.Write(bytes.Repeat([]byte{255}, size))
 		p := h.next()
@@ -560,14 +572,15 @@ func TestConcurrentWrites(t *testing.T) {
 // TestChurn opens and closes many connections while others write to them.
 func TestChurn(t *testing.T) {
 	var h *handler
-	each(t, loop.Config{Loops: 2}, func(t *testing.T) loop.Handler {
-		h = newHandler(t, func(p *probe, b []byte) (int, time.Duration) {
+	each(t, loop.Config{Loops: 2}, func(s *side) loop.Handler {
+		h = newHandler(s.t, func(p *probe, b []byte) (int, time.Duration) {
 			p.conn.Write(b)
 			return len(b), 0
 		})
 		h.probes = make(chan *probe, 1000)
 		return h
-	}, func(t *testing.T, s *side) {
+	}, func(s *side) {
+		t := s.t
 		var clients, writers sync.WaitGroup
 		const total = 200
 		writers.Go(func() {

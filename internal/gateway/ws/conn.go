@@ -71,7 +71,8 @@ func (c *Conn) write(op byte, payload []byte) error {
 	if !ok {
 		buf = new([]byte)
 	}
-	b := append((*buf)[:0], finBit|op)
+	b := (*buf)[:0]
+	b = append(b, finBit|op)
 	switch n := len(payload); {
 	case n <= maxControl:
 		b = append(b, byte(n))

@@ -156,8 +156,8 @@ func (c *Conn) data(f frame, payload []byte) (wait time.Duration) {
 // join handles a fragment.
 func (c *Conn) join(last bool, payload []byte) (wait time.Duration) {
 	j := c.joined
-	before := len(j.b)
-	b := append(j.b, payload...)
+	before, b := len(j.b), j.b
+	b = append(b, payload...)
 	valid := j.valid
 	if !j.binary {
 		valid += utf8Prefix(b[valid:])

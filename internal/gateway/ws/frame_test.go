@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"testing"
@@ -108,8 +109,12 @@ func FuzzFrames(f *testing.F) {
 		slices.Concat(testFrame(1, "\xf0\x9f"), testFrame(0, "\x9a"), testFrame(0x89, ""), testFrame(0x80, "\xa6")),
 		slices.Concat(testFrame(2, "a"), testFrame(0x89, "p"), testFrame(0x80, "b")),
 		testFrame(0x81, string(bytes.Repeat([]byte("x"), 300))), testFrame(0x81, string(bytes.Repeat([]byte("x"), 301))),
-		{0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, {0x81, 0x01, 'x'}, testFrame(0xc1, ""), testFrame(0x83, ""),
-		{0x81, 0xfe, 0, 1}, {0x81, 0xff, 0, 0, 0, 0, 0, 0, 0, 1}, testFrame(0x80, "x"), slices.Concat(testFrame(1, "x"), text),
+		{0x81, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff},
+		{0x81, 0x01, 'x'},
+		testFrame(0xc1, ""), testFrame(0x83, ""),
+		{0x81, 0xfe, 0, 1},
+		{0x81, 0xff, 0, 0, 0, 0, 0, 0, 0, 1},
+		testFrame(0x80, "x"), slices.Concat(testFrame(1, "x"), text),
 	} {
 		f.Add(seed, uint16(1), uint16(3), uint8(2))
 	}
@@ -167,11 +172,11 @@ func TestCuts(t *testing.T) {
 // TestUnmask compares the library's cipher with the definition (RFC 6455 section 5.3) for lengths and alignments around
 // its block sizes.
 func TestUnmask(t *testing.T) {
-	room := make([]byte, 1200)
+	room := make([]byte, 5000)
 	for align := range 17 {
-		for n := range 600 {
+		for n := range 4500 {
 			b := room[align : align+4+n]
-			copy(b, []byte{0x37, 0xfa, 0x21, 0x3d})
+			binary.LittleEndian.PutUint32(b, rand.Uint32())
 			want := make([]byte, n)
 			for i := range want {
 				b[4+i] = byte(i * 7)

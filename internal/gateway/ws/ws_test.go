@@ -124,7 +124,7 @@ type side struct {
 }
 
 // start runs a server over the transport until the test ends.
-func start(t testing.TB, transport int, cfg ws.Config, lcfg loop.Config) *side {
+func start(t testing.TB, transport int, cfg ws.Config, lcfg loop.Config, with ...func(*upgrader)) *side {
 	t.Helper()
 	tr := transports[transport]
 	g, err := loop.New(lcfg)
@@ -136,6 +136,9 @@ func start(t testing.TB, transport int, cfg ws.Config, lcfg loop.Config) *side {
 		t.Fatal(err)
 	}
 	s := &side{upgrader: &upgrader{t: t, endpoints: make(chan *endpoint, 10)}, addr: ln.Addr().String(), tls: tr.tls}
+	for _, set := range with {
+		set(s.upgrader)
+	}
 	s.server = ws.NewServer(cfg, s.upgrader)
 	served := make(chan error, 1)
 	go func() { served <- tr.serve(g, context.Background(), ln, s.server) }()
@@ -212,7 +215,7 @@ func (s *side) open(t testing.TB) (*peer, *endpoint) {
 	return p, <-s.endpoints
 }
 
-// mask builds a masked frame from its first byte and payload.
+// frame builds a masked frame from its first byte and payload.
 func frame(first byte, payload string) string {
 	b := []byte{first}
 	switch n := len(payload); {
@@ -303,11 +306,11 @@ var rules = []struct {
 	{name: "limit", send: text(strings.Repeat("x", 1000)), want: []message{{false, strings.Repeat("x", 1000)}}},
 	{name: "characters", send: text("работает 信号 🚦"), want: []message{{false, "работает 信号 🚦"}}},
 	{name: "pong alone", send: frame(fin|10, "x") + text("a"), want: []message{{false, "a"}}},
-	{name: "fragments", send: frame(1, "a") + frame(0, "") + frame(0, "b") + frame(fin|0, "c") + text("d"), want: []message{{false, "abc"}, {false, "d"}}},
-	{name: "binary fragments", send: frame(2, "\xff") + frame(fin|0, "\xfe"), want: []message{{true, "\xff\xfe"}}},
-	{name: "control between fragments", send: frame(1, "a") + frame(fin|9, "p") + frame(fin|10, "") + frame(fin|0, "c"), want: []message{{false, "ac"}}},
-	{name: "character over fragments", send: frame(1, "\xf0\x9f") + frame(0, "\x9a") + frame(fin|0, "\xa6"), want: []message{{false, "🚦"}}},
-	{name: "fragments up to the limit", send: frame(1, strings.Repeat("x", 999)) + frame(fin|0, "y"), want: []message{{false, strings.Repeat("x", 999) + "y"}}},
+	{name: "fragments", send: frame(1, "a") + frame(0, "") + frame(0, "b") + frame(fin, "c") + text("d"), want: []message{{false, "abc"}, {false, "d"}}},
+	{name: "binary fragments", send: frame(2, "\xff") + frame(fin, "\xfe"), want: []message{{true, "\xff\xfe"}}},
+	{name: "control between fragments", send: frame(1, "a") + frame(fin|9, "p") + frame(fin|10, "") + frame(fin, "c"), want: []message{{false, "ac"}}},
+	{name: "character over fragments", send: frame(1, "\xf0\x9f") + frame(0, "\x9a") + frame(fin, "\xa6"), want: []message{{false, "🚦"}}},
+	{name: "fragments up to the limit", send: frame(1, strings.Repeat("x", 999)) + frame(fin, "y"), want: []message{{false, strings.Repeat("x", 999) + "y"}}},
 
 	{name: "unmasked", send: text("a") + "\x81\x01x", want: []message{{false, "a"}}, code: 1002, refuse: true},
 	{name: "rsv1", send: frame(fin|0x40|1, "x"), code: 1002, refuse: true},
@@ -320,8 +323,8 @@ var rules = []struct {
 	{name: "fragmented ping", send: frame(9, "x"), code: 1002, refuse: true},
 	{name: "fragmented close", send: frame(8, ""), code: 1002, refuse: true},
 	{name: "long ping", send: frame(fin|9, strings.Repeat("x", 126)), code: 1002, refuse: true},
-	{name: "continuation of nothing", send: frame(fin|0, "x"), code: 1002, refuse: true},
-	{name: "continuation after the end", send: frame(1, "x") + frame(fin|0, "") + frame(0, "x"), want: []message{{false, "x"}}, code: 1002, refuse: true},
+	{name: "continuation of nothing", send: frame(fin, "x"), code: 1002, refuse: true},
+	{name: "continuation after the end", send: frame(1, "x") + frame(fin, "") + frame(0, "x"), want: []message{{false, "x"}}, code: 1002, refuse: true},
 	{name: "text within a message", send: frame(1, "x") + text("y"), code: 1002, refuse: true},
 	{name: "16-bit length not shortest", send: "\x81\xfe\x00\x7d", code: 1002, refuse: true},
 	{name: "64-bit length not shortest", send: "\x81\xff\x00\x00\x00\x00\x00\x00\xff\xff", code: 1002, refuse: true},
@@ -329,7 +332,7 @@ var rules = []struct {
 	{name: "lowest negative length", send: "\x82\xff\x80\x00\x00\x00\x00\x00\x00\x00", code: 1002, refuse: true},
 	{name: "highest length", send: "\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff", code: 1009, refuse: true},
 	{name: "over the limit", send: "\x81\xfe\x03\xe9", code: 1009, refuse: true},
-	{name: "fragments over the limit", send: frame(1, strings.Repeat("x", 999)) + frame(fin|0, "yz"), code: 1009, refuse: true},
+	{name: "fragments over the limit", send: frame(1, strings.Repeat("x", 999)) + frame(fin, "yz"), code: 1009, refuse: true},
 	{name: "bad UTF-8", send: text("a\xffb"), code: 1007, refuse: true},
 	{name: "cut UTF-8", send: text("a\xf0\x9f"), code: 1007, refuse: true},
 	{name: "surrogate", send: text("\xed\xa0\x80"), code: 1007, refuse: true},
@@ -337,7 +340,7 @@ var rules = []struct {
 	{name: "beyond Unicode", send: text("\xf4\x90\x80\x80"), code: 1007, refuse: true},
 	{name: "bad UTF-8 in a fragment", send: frame(1, "a\xff"), code: 1007, refuse: true},
 	{name: "bad UTF-8 over fragments", send: frame(1, "\xe4") + frame(0, "a"), code: 1007, refuse: true},
-	{name: "cut UTF-8 over fragments", send: frame(1, "\xf0\x9f") + frame(fin|0, "\x9a"), code: 1007, refuse: true},
+	{name: "cut UTF-8 over fragments", send: frame(1, "\xf0\x9f") + frame(fin, "\x9a"), code: 1007, refuse: true},
 	{name: "many continuation bytes", send: frame(1, "\x80\x80\x80\x80\x80"), code: 1007, refuse: true},
 
 	{name: "close", send: closing(1000, "bye"), code: 1000},
@@ -465,18 +468,19 @@ func TestHandshake(t *testing.T) {
 	}
 	for i, tr := range transports {
 		t.Run(tr.name, func(t *testing.T) {
-			s := start(t, i, ws.Config{}, loop.Config{})
-			s.upgrade = func(r *ws.Request) *ws.Refusal {
-				switch r.Path() {
-				case "/refused":
-					return &ws.Refusal{Status: 503, Text: "Too many."}
-				case "/choose":
-					if r.Choose("signalbox.v2") != (len(r.Subprotocols()) == 2) {
-						t.Error("Choose is wrong")
+			s := start(t, i, ws.Config{}, loop.Config{}, func(u *upgrader) {
+				u.upgrade = func(r *ws.Request) *ws.Refusal {
+					switch r.Path() {
+					case "/refused":
+						return &ws.Refusal{Status: 503, Text: "Too many."}
+					case "/choose":
+						if r.Choose("signalbox.v2") != (len(r.Subprotocols()) == 2) {
+							t.Error("Choose is wrong")
+						}
 					}
+					return nil
 				}
-				return nil
-			}
+			})
 			for _, c := range cases {
 				if c.want == "" {
 					continue
@@ -509,18 +513,19 @@ func TestHandshake(t *testing.T) {
 }
 
 func TestRequest(t *testing.T) {
-	s := start(t, 0, ws.Config{}, loop.Config{})
-	s.upgrade = func(r *ws.Request) *ws.Refusal {
-		got := fmt.Sprintf("%s %s %s %s %q %q %q", r.Host(), r.Target(), r.Path(), r.Header("origin"), r.Header("X-Forwarded-For"),
-			r.Subprotocols(), r.Header("Absent"))
-		if want := `hub.example /any?x=1 /any http://o "1.2.3.4, 5.6.7.8" ["a" "b" "c"] ""`; got != want {
-			t.Errorf("request is %s, want %s", got, want)
+	s := start(t, 0, ws.Config{}, loop.Config{}, func(u *upgrader) {
+		u.upgrade = func(r *ws.Request) *ws.Refusal {
+			got := fmt.Sprintf("%s %s %s %s %q %q %q", r.Host(), r.Target(), r.Path(), r.Header("origin"), r.Header("X-Forwarded-For"),
+				r.Subprotocols(), r.Header("Absent"))
+			if want := `hub.example /any?x=1 /any http://o "1.2.3.4, 5.6.7.8" ["a" "b" "c"] ""`; got != want {
+				t.Errorf("request is %s, want %s", got, want)
+			}
+			if !r.RemoteAddr().Addr().IsLoopback() {
+				t.Errorf("RemoteAddr = %v", r.RemoteAddr())
+			}
+			return nil
 		}
-		if !r.RemoteAddr().Addr().IsLoopback() {
-			t.Errorf("RemoteAddr = %v", r.RemoteAddr())
-		}
-		return nil
-	}
+	})
 	p := s.dial(t)
 	p.send(request, "Origin: http://o\r\nX-Forwarded-For: 1.2.3.4\r\nSec-WebSocket-Protocol: a, b\r\nx-forwarded-for:5.6.7.8 \r\n",
 		"Sec-Websocket-Protocol: c\r\n\r\n")
@@ -613,6 +618,7 @@ func TestPingFlood(t *testing.T) {
 }
 
 func TestPingTimeout(t *testing.T) {
+	t.Parallel()
 	for i, tr := range transports {
 		t.Run(tr.name, func(t *testing.T) {
 			t.Parallel()
@@ -637,6 +643,7 @@ func TestPingTimeout(t *testing.T) {
 }
 
 func TestHandshakeTimeout(t *testing.T) {
+	t.Parallel()
 	for i, tr := range transports {
 		t.Run(tr.name, func(t *testing.T) {
 			t.Parallel()
@@ -657,18 +664,19 @@ func TestHandshakeTimeout(t *testing.T) {
 func TestWait(t *testing.T) {
 	for i, tr := range transports {
 		t.Run(tr.name, func(t *testing.T) {
-			s := start(t, i, ws.Config{}, loop.Config{})
 			tries := 0
-			s.receive = func(e *endpoint, isBinary bool, payload []byte) time.Duration {
-				if tries++; tries%3 != 0 {
-					return time.Millisecond
+			s := start(t, i, ws.Config{}, loop.Config{}, func(u *upgrader) {
+				u.receive = func(e *endpoint, isBinary bool, payload []byte) time.Duration {
+					if tries++; tries%3 != 0 {
+						return time.Millisecond
+					}
+					e.messages <- message{isBinary, string(payload)}
+					return 0
 				}
-				e.messages <- message{isBinary, string(payload)}
-				return 0
-			}
+			})
 			p, e := s.open(t)
 			for n := range 50 {
-				p.send(text(fmt.Sprint("whole ", n)), frame(1, "frag"), frame(0, "ment"), frame(fin|0, fmt.Sprint(" ", n)))
+				p.send(text(fmt.Sprint("whole ", n)), frame(1, "frag"), frame(0, "ment"), frame(fin, fmt.Sprint(" ", n)))
 			}
 			for n := range 50 {
 				for _, want := range []string{fmt.Sprint("whole ", n), fmt.Sprint("fragment ", n)} {
@@ -690,13 +698,14 @@ func TestWait(t *testing.T) {
 func TestCloseFromReceive(t *testing.T) {
 	for i, tr := range transports {
 		t.Run(tr.name, func(t *testing.T) {
-			s := start(t, i, ws.Config{}, loop.Config{})
-			s.receive = func(e *endpoint, isBinary bool, payload []byte) time.Duration {
-				e.messages <- message{isBinary, string(payload)}
-				e.conn.Send([]byte(`{"error": "unauthorized"}`))
-				e.conn.SendClose(1000, "")
-				return 0
-			}
+			s := start(t, i, ws.Config{}, loop.Config{}, func(u *upgrader) {
+				u.receive = func(e *endpoint, isBinary bool, payload []byte) time.Duration {
+					e.messages <- message{isBinary, string(payload)}
+					e.conn.Send([]byte(`{"error": "unauthorized"}`))
+					e.conn.SendClose(1000, "")
+					return 0
+				}
+			})
 			p, e := s.open(t)
 			p.send(strings.Repeat(text("hello"), 100))
 			if op, got, err := p.next(); op != 1 || got != `{"error": "unauthorized"}` || err != nil {
@@ -721,7 +730,7 @@ func TestLargeMessages(t *testing.T) {
 			big := bytes.Repeat([]byte("сигнал "), 1<<20/13-1)
 			for _, n := range []int{0, 100, 65535 / 13 * 13, 65536/13*13 + 13, len(big)} {
 				want := string(big[:n/13*13])
-				p.send(text(want), frame(2, want[:len(want)/2]), frame(fin|0, want[len(want)/2:]))
+				p.send(text(want), frame(2, want[:len(want)/2]), frame(fin, want[len(want)/2:]))
 				for range 2 {
 					select {
 					case got := <-e.messages:

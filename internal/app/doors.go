@@ -1,0 +1,54 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"signalbox/internal/api"
+	"signalbox/internal/compat"
+)
+
+// newHandler joins the doors for people and programs.
+func (a *App) newHandler() (http.Handler, error) {
+	var err error
+	if a.metrics, err = a.newMetrics(); err != nil {
+		return nil, fmt.Errorf("register metrics: %w", err)
+	}
+	gate := api.NewGate(a.people, a.cfg.HTTP.TrustedProxies)
+	pages := compat.New(compat.Config{Gate: gate, Devices: a.devices, Commands: a.commands, Logger: a.logger})
+	return api.New(api.Config{
+		Gate: gate, People: a.people, Keys: a.keys, Devices: a.devices, Sessions: a.sessions, Bus: &a.bus, History: a.log, Commands: a.commands,
+		Ready: a.Ready, Gatherer: a.metrics, Version: a.version, MaxBody: int64(a.cfg.HTTP.MaxBody), MaxImport: int64(a.cfg.HTTP.MaxImport),
+		PublicDocs: a.cfg.HTTP.PublicDocs, PublicMetrics: a.cfg.HTTP.PublicMetrics, Mount: pages.Mount, Stopping: a.stopping, Logger: a.logger,
+	}), nil
+}
+
+// local is the API with full authority.
+func (a *App) local() http.Handler { return api.Local(a.handler) }
+
+// Ready tells how the parts are: each in plain words, for /readyz.
+func (a *App) Ready(context.Context) []api.Check {
+	storage := api.Check{Name: "storage", OK: true, Message: "telemetry and commands are being stored"}
+	if err := a.log.Err(); err != nil {
+		storage.OK = false
+		storage.Message = fmt.Sprintf("nothing can be stored now; %d bytes wait: %s", a.log.Pending(), err)
+	}
+	hub := api.Check{Name: "hub", OK: true, Message: "devices may connect"}
+	select {
+	case <-a.stopping:
+		hub.OK, hub.Message = false, "the hub is stopping"
+	default:
+	}
+	return []api.Check{hub, storage}
+}
+
+// register adds metrics of parts that come late.
+func (a *App) register(list []metric) error {
+	for _, m := range list {
+		if err := a.metrics.Register(m.collector()); err != nil {
+			return fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return nil
+}

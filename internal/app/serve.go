@@ -1,0 +1,226 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"signalbox"
+	"signalbox/internal/gateway/loop"
+	"signalbox/internal/gateway/ws"
+)
+
+// transports are the open doors.
+type transports struct {
+	http    *http.Server
+	local   localServer
+	group   *loop.Group
+	sockets *ws.Server
+}
+
+// door is one listener and who serves it.
+type door struct {
+	key    string // in addresses.json
+	listen net.Listener
+	serve  func(ctx context.Context, l net.Listener) error
+}
+
+// Serve opens the doors: HTTP, devices, and the socket in the data directory. ready is
+// called once all of them accept, with their addresses. Serve returns when ctx has ended
+// and all has stopped in order:
+//
+//  1. no new connections; /readyz says so
+//  2. devices are told that the hub goes away and are disconnected; HTTP requests under way
+//     end, waits and streams are cut short
+//  3. Close: the roads, the log with all it holds, the store
+//
+// Nothing acknowledged is lost, whenever it is killed.
+func (a *App) Serve(ctx context.Context, ready func(addresses map[string]string)) error {
+	doors, err := a.openDoors(ctx)
+	if err != nil {
+		return err
+	}
+	serving, cancel := context.WithCancel(ctx)
+	defer cancel()
+	parts, serving := errgroup.WithContext(serving)
+	for _, d := range doors {
+		parts.Go(func() error {
+			if err := d.serve(serving, d.listen); err != nil && !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve %s: %w", d.key, err)
+			}
+			return nil
+		})
+	}
+	err = a.writeAddresses()
+	if err == nil && ready != nil {
+		ready(a.Addresses())
+	}
+	if err == nil {
+		<-serving.Done()
+	}
+	a.beginStop()
+	stop, stopCancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout*3/4)
+	defer stopCancel()
+	a.closeDoors(stop)
+	cancel()
+	return errors.Join(err, parts.Wait(), os.Remove(a.addressesFile()), os.Remove(filepath.Join(a.cfg.Data, SocketName)))
+}
+
+func (a *App) openDoors(ctx context.Context) (doors []door, err error) {
+	defer func() {
+		if err != nil {
+			for _, d := range doors {
+				err = errors.Join(err, d.listen.Close())
+			}
+		}
+	}()
+	d := a.cfg.Devices
+	a.group, err = loop.New(loop.Config{OutboxBytes: d.Outbox, HandshakeTimeout: d.HandshakeTimeout, Logger: a.logger})
+	if err != nil {
+		return nil, err
+	}
+	a.sockets = ws.NewServer(ws.Config{
+		HandshakeTimeout: d.HandshakeTimeout, MessageBytes: d.MaxFrame, PingInterval: d.PingInterval, PingMisses: d.PingMisses, Gate: a.gateway,
+	}, a.gateway)
+	if err := a.register(a.transportMetrics()); err != nil {
+		return nil, err
+	}
+	open := func(key, setting, address string, serve func(context.Context, net.Listener) error) {
+		if err != nil || address == "" {
+			return
+		}
+		var l net.Listener
+		if l, err = listen(ctx, setting, address); err == nil {
+			doors = append(doors, door{key: key, listen: l, serve: serve})
+			a.setAddress(key, l.Addr())
+		}
+	}
+	open("devices", "devices.listen", d.Listen, func(ctx context.Context, l net.Listener) error { return a.group.Serve(ctx, l, a.sockets) })
+	open("devices_tls", "devices.tls.listen", d.TLS.Listen, func(ctx context.Context, l net.Listener) error {
+		conf, err := certificate(d.TLS.Cert, d.TLS.Key)
+		if err != nil {
+			return err
+		}
+		return a.group.ServeTLS(ctx, l, conf, a.sockets)
+	})
+	a.http = a.httpServer(a.handler)
+	open("http", "http.listen", a.cfg.HTTP.Listen, func(_ context.Context, l net.Listener) error {
+		if t := a.cfg.HTTP.TLS; t.Cert != "" {
+			return a.http.ServeTLS(l, t.Cert, t.Key)
+		}
+		return a.http.Serve(l)
+	})
+	if err != nil {
+		return doors, err
+	}
+	a.transports.local.server = a.httpServer(a.localMux())
+	l, err := listenLocal(ctx, a.cfg.Data)
+	if err != nil {
+		return doors, err
+	}
+	return append(doors, door{key: "socket", listen: l, serve: func(_ context.Context, l net.Listener) error {
+		return a.transports.local.server.Serve(l)
+	}}), nil
+}
+
+// listen opens a port; a taken or forbidden one gives one clear sentence.
+func listen(ctx context.Context, setting, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", address)
+	switch {
+	case err == nil:
+		return l, nil
+	case errors.Is(err, syscall.EADDRINUSE):
+		return nil, signalbox.Errorf(signalbox.KindConflict, "port_taken", "another program listens on %s already; choose another address with %s", address, setting)
+	case errors.Is(err, os.ErrPermission):
+		return nil, signalbox.Errorf(signalbox.KindForbidden, "port_forbidden", "this user may not listen on %s; choose a port above 1023 with %s", address, setting)
+	default:
+		return nil, signalbox.Errorf(signalbox.KindInvalid, "cannot_listen", "%s cannot be listened on (%s); it is set by %s", address, err, setting)
+	}
+}
+
+func certificate(cert, key string) (*tls.Config, error) {
+	pair, err := tls.LoadX509KeyPair(cert, key)
+	if err != nil {
+		return nil, signalbox.Errorf(signalbox.KindInvalid, "bad_certificate", "the certificate %s with key %s cannot be used: %s", cert, key, err)
+	}
+	return &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
+}
+
+func (a *App) httpServer(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
+	}
+}
+
+// closeDoors is steps 1 and 2 of the order in Serve.
+func (a *App) closeDoors(ctx context.Context) {
+	if a.group != nil {
+		if err := a.group.Close(ctx); err != nil {
+			a.logger.Warn("some device connections had to be cut", "err", err)
+		}
+	}
+	for _, s := range []*http.Server{a.http, a.transports.local.server} {
+		if s == nil {
+			continue
+		}
+		if err := s.Shutdown(ctx); err != nil {
+			a.logger.Warn("some requests had to be cut", "err", errors.Join(err, s.Close()))
+		}
+	}
+}
+
+// Addresses are those of the open listeners, by key: http, devices, devices_tls.
+func (a *App) Addresses() map[string]string {
+	a.addressMu.Lock()
+	defer a.addressMu.Unlock()
+	return maps.Clone(a.addresses)
+}
+
+func (a *App) setAddress(key string, addr net.Addr) {
+	a.addressMu.Lock()
+	defer a.addressMu.Unlock()
+	a.addresses[key] = reachable(addr)
+}
+
+// reachable turns the address of a listener on all interfaces into one that can be dialled
+// on this machine.
+func reachable(addr net.Addr) string {
+	tcp, ok := addr.(*net.TCPAddr)
+	if !ok {
+		return addr.String()
+	}
+	host := tcp.IP.String()
+	if tcp.IP.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, fmt.Sprint(tcp.Port))
+}
+
+func (a *App) addressesFile() string { return filepath.Join(a.cfg.Data, "addresses.json") }
+
+// writeAddresses tells other programs where the listeners are; the file appears whole.
+func (a *App) writeAddresses() error {
+	body, err := json.Marshal(a.Addresses())
+	if err != nil {
+		return fmt.Errorf("encode addresses: %w", err)
+	}
+	temporary := a.addressesFile() + ".new"
+	if err := os.WriteFile(temporary, append(body, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write addresses: %w", err)
+	}
+	return os.Rename(temporary, a.addressesFile())
+}

@@ -1,0 +1,222 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"signalbox/internal/app"
+)
+
+// Program is the command line with all that it touches, so that a test can run it whole.
+type Program struct {
+	Stdin          io.Reader
+	Stdout, Stderr io.Writer
+	// Env holds NAME=value as os.Environ gives it.
+	Env []string
+	// Name is how the program was called, for lines to copy; empty for signalbox.
+	Name string
+	// Version is what the build set; empty for a build that set none.
+	Version string
+}
+
+// Main runs the command line of this process and returns its exit code. The first
+// interrupt or SIGTERM ends a command in order, the second ends the process at once.
+func Main(version string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	defer context.AfterFunc(ctx, stop)() // the next signal finds the system's own handling
+	p := Program{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.Environ(), Name: os.Args[0], Version: version}
+	return p.Run(ctx, os.Args[1:])
+}
+
+// Run runs one command line, args without the program's name, and returns the exit code.
+func Run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer, env []string) int {
+	p := Program{Stdin: stdin, Stdout: stdout, Stderr: stderr, Env: env}
+	return p.Run(ctx, args)
+}
+
+// Run runs one command line, args without the program's name, and returns the exit code.
+// It returns when the command has ended and nothing of it runs on.
+func (p *Program) Run(ctx context.Context, args []string) int {
+	c := &command{Program: p}
+	root := c.root()
+	root.SetArgs(prepareArgs(args))
+	root.SetIn(p.Stdin)
+	root.SetOut(p.Stdout)
+	root.SetErr(p.Stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err != nil && !c.started {
+		// Cobra found a fault before the command began: an unknown command, flag or argument.
+		if _, ok := errors.AsType[usageError](err); !ok {
+			err = usageError{err}
+		}
+	}
+	if err != nil {
+		p.report(cmd, err)
+	}
+	return exitCode(err)
+}
+
+func (p *Program) env(name string) string { return app.Environ(p.Env, name) }
+
+// command is what the commands of one run share.
+type command struct {
+	*Program
+	// started is set when a command's own work begins.
+	started bool
+	flags   globalFlags
+}
+
+// globalFlags are understood by every command.
+type globalFlags struct {
+	data      string
+	url       string
+	token     string
+	tokenFile string
+	config    string
+	json      bool
+}
+
+const rootLong = `Signalbox is a device hub: boxes, stations, sensors and actuators connect to it,
+it keeps what they report and carries commands to them.
+
+The commands below work on the hub that runs on the data directory (--data), or on
+the directory itself when none runs, or on a remote hub (--url and --token).
+
+` + exitCodeHelp
+
+func (c *command) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "signalbox",
+		Short: "A device hub in one program",
+		Long:  strings.TrimSpace(rootLong),
+		Example: `  signalbox serve
+  signalbox device add esp01 --type box
+  signalbox watch esp01
+  signalbox send esp01 servo1 90 --wait`,
+		Args:              noSuchCommand,
+		RunE:              showHelp,
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		PersistentPreRunE: c.begin,
+	}
+	flags := root.PersistentFlags()
+	flags.StringVar(&c.flags.data, "data", "", "the data directory (default ./data, or SIGNALBOX_DATA)")
+	flags.StringVar(&c.flags.url, "url", "", "a remote hub's address, such as http://hub.local:8080 (or SIGNALBOX_URL)")
+	flags.StringVar(&c.flags.token, "token", "", "the token for --url; SIGNALBOX_TOKEN keeps it out of the list of processes")
+	flags.StringVar(&c.flags.tokenFile, "token-file", "", "a file that holds the token for --url")
+	flags.StringVar(&c.flags.config, "config", "", "the configuration file (default DATA/signalbox.yaml if it exists)")
+	flags.BoolVar(&c.flags.json, "json", false, "print JSON instead of text for people")
+	_ = root.MarkPersistentFlagDirname("data")
+	_ = root.MarkPersistentFlagFilename("config", "yaml", "yml")
+	_ = root.MarkPersistentFlagFilename("token-file")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+
+	root.AddGroup(
+		&cobra.Group{ID: "hub", Title: "The hub:"},
+		&cobra.Group{ID: "manage", Title: "Devices, people and programs:"},
+		&cobra.Group{ID: "use", Title: "Telemetry and commands:"},
+		&cobra.Group{ID: "tools", Title: "Tools:"},
+	)
+	root.SetHelpCommandGroupID("tools")
+	root.SetCompletionCommandGroupID("tools")
+	inGroup(root, "hub", c.serveCommand(), c.configCommand(), c.importCommand())
+	inGroup(root, "manage", c.deviceCommand(), c.userCommand(), c.tokenCommand())
+	inGroup(root, "use", c.sendCommand(), c.watchCommand(), c.historyCommand())
+	inGroup(root, "tools", c.simCommand(), c.benchCommand(), c.versionCommand())
+	return root
+}
+
+// inGroup adds commands to root under a heading of its help.
+func inGroup(root *cobra.Command, group string, commands ...*cobra.Command) {
+	for _, cmd := range commands {
+		cmd.GroupID = group
+		root.AddCommand(cmd)
+	}
+}
+
+// begin runs before each command, after its arguments were found right.
+func (c *command) begin(_ *cobra.Command, _ []string) error {
+	c.started = true
+	return nil
+}
+
+// parent makes a command that only holds others.
+func parent(use, short, long, example string, children ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Example: example, Args: noSuchCommand, RunE: showHelp}
+	cmd.AddCommand(children...)
+	return cmd
+}
+
+func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
+// noSuchCommand refuses arguments of a command that only holds others.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	var names []string
+	for _, sub := range cmd.Commands() {
+		if sub.IsAvailableCommand() {
+			names = append(names, sub.Name())
+		}
+	}
+	return usagef("%s has no command %q; the nearest is %q", cmd.CommandPath(), args[0], app.Nearest(args[0], names))
+}
+
+// between asks for low to high arguments; the command's usage line names them.
+func between(low, high int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case len(args) < low:
+			return usagef("something is missing: %s", cmd.UseLine())
+		case high >= 0 && len(args) > high:
+			return usagef("%q is too much: %s", args[high], cmd.UseLine())
+		default:
+			return nil
+		}
+	}
+}
+
+// prepareArgs gives «send» two freedoms that flags do not have: --wait may stand alone or
+// be followed by a duration, and a value may begin with a minus sign. A negative number
+// is marked with a NUL, which arguments of a process cannot hold; see sentValue.
+func prepareArgs(args []string) []string {
+	var out []string
+	send := false
+	for i := 0; i < len(args); i++ {
+		arg := args[i]
+		switch {
+		case arg == "--":
+			return append(out, args[i:]...)
+		case arg == "send":
+			send = true
+		case send && arg == "--wait" && i+1 < len(args):
+			if _, err := app.ParseDuration(args[i+1]); err == nil {
+				i++
+				arg += "=" + args[i]
+			}
+		case send && negative(arg) && !strings.HasPrefix(args[i-1], "--"):
+			arg = negativeMark + arg
+		}
+		out = append(out, arg)
+	}
+	return out
+}
+
+const negativeMark = "\x00"
+
+// negative says whether arg begins like a negative number; no flag does.
+func negative(arg string) bool {
+	return len(arg) > 1 && arg[0] == '-' && (arg[1] == '.' || arg[1] >= '0' && arg[1] <= '9')
+}
+
+// sentValue undoes what prepareArgs did to a negative number.
+func sentValue(arg string) string { return strings.TrimPrefix(arg, negativeMark) }

@@ -1,0 +1,354 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"signalbox/internal/app"
+)
+
+// A bench for one data directory.
+type station struct {
+	t   *testing.T
+	dir string
+	env []string
+}
+
+func newStation(t *testing.T) *station {
+	t.Helper()
+	return &station{t: t, dir: filepath.Join(t.TempDir(), "data")}
+}
+
+// result is what a command left behind.
+type result struct {
+	code     int
+	out, err string
+}
+
+// run runs one command on the station's data directory.
+func (s *station) run(args ...string) result {
+	s.t.Helper()
+	return s.feed("", args...)
+}
+
+// feed is run with standard input.
+func (s *station) feed(stdin string, args ...string) result {
+	s.t.Helper()
+	return runAs(s.t.Context(), stdin, append(slices.Clone(s.env), "SIGNALBOX_DATA="+s.dir), args...)
+}
+
+func runAs(ctx context.Context, stdin string, env []string, args ...string) result {
+	var out, err bytes.Buffer
+	code := Run(ctx, args, strings.NewReader(stdin), &out, &err, env)
+	return result{code, out.String(), err.String()}
+}
+
+// want asserts the exit code and that each text is in what was said.
+func (r result) want(t *testing.T, code int, texts ...string) result {
+	t.Helper()
+	if r.code != code {
+		t.Fatalf("exit code %d, want %d\nout: %s\nerr: %s", r.code, code, r.out, r.err)
+	}
+	for _, text := range texts {
+		if !strings.Contains(r.out+r.err, text) {
+			t.Errorf("%q was not said\nout: %s\nerr: %s", text, r.out, r.err)
+		}
+	}
+	return r
+}
+
+// decode reads JSON output.
+func decode[T any](t *testing.T, r result) T {
+	t.Helper()
+	var v T
+	if err := json.Unmarshal([]byte(r.out), &v); err != nil {
+		t.Fatalf("%v in %s", err, r.out)
+	}
+	return v
+}
+
+// watchedWriter tells when a text has been written.
+type watchedWriter struct {
+	text string
+	seen bytes.Buffer
+	told chan struct{}
+}
+
+func (w *watchedWriter) Write(p []byte) (int, error) {
+	w.seen.Write(p)
+	select {
+	case <-w.told:
+	default:
+		if strings.Contains(w.seen.String(), w.text) {
+			close(w.told)
+		}
+	}
+	return len(p), nil
+}
+
+// serve runs a hub on the station until the test ends; it gives the HTTP address and what
+// the hub printed.
+func (s *station) serve(more ...string) (address, printed string) {
+	s.t.Helper()
+	ctx, stop := context.WithCancel(context.Background())
+	out := &watchedWriter{text: "Ctrl-C", told: make(chan struct{})}
+	var said bytes.Buffer
+	ended := make(chan int, 1)
+	args := append([]string{"serve", "--data", s.dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0"}, more...)
+	go func() { ended <- Run(ctx, args, strings.NewReader(""), out, &said, s.env) }()
+	s.t.Cleanup(func() {
+		stop()
+		select {
+		case code := <-ended:
+			if code >= 0 && code != ExitOK {
+				s.t.Errorf("the hub ended with %d: %s", code, said.String())
+			}
+		case <-time.After(20 * time.Second):
+			s.t.Error("the hub did not stop")
+		}
+	})
+	select {
+	case <-out.told:
+	case code := <-ended:
+		ended <- -1
+		s.t.Fatalf("the hub ended with %d: %s", code, said.String())
+	case <-time.After(20 * time.Second):
+		s.t.Fatal("the hub did not start")
+	}
+	return "http://" + readAddresses(s.dir)["http"], out.seen.String()
+}
+
+func TestEveryCommandHasHelp(t *testing.T) {
+	c := &command{Program: &Program{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}}
+	var walk func(cmd *cobra.Command)
+	walk = func(cmd *cobra.Command) {
+		if cmd.Hidden || cmd.Name() == "completion" || cmd.Name() == "help" {
+			return
+		}
+		if cmd.Short == "" || !strings.Contains(cmd.Example, "signalbox") {
+			t.Errorf("%s: short %q, example %q", cmd.CommandPath(), cmd.Short, cmd.Example)
+		}
+		if cmd.RunE == nil || cmd.Run != nil {
+			t.Errorf("%s: no RunE", cmd.CommandPath())
+		}
+		path := strings.Fields(cmd.CommandPath())[1:]
+		runAs(t.Context(), "", nil, append(path, "--help")...).want(t, ExitOK, "Examples:", "Usage:")
+		for _, sub := range cmd.Commands() {
+			walk(sub)
+		}
+	}
+	walk(c.root())
+}
+
+func TestRootHelp(t *testing.T) {
+	r := runAs(t.Context(), "", nil).want(t, ExitOK)
+	for _, text := range []string{"The hub:", "Devices, people and programs:", "Telemetry and commands:", "Tools:", "Exit codes:", "completion", "--data", "--url"} {
+		if !strings.Contains(r.out, text) {
+			t.Errorf("%q is not in\n%s", text, r.out)
+		}
+	}
+	if strings.Contains(r.out, "sink") {
+		t.Error("the hidden command shows")
+	}
+}
+
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		runAs(t.Context(), "", nil, "completion", shell).want(t, ExitOK, "signalbox")
+	}
+}
+
+func TestWrongUsage(t *testing.T) {
+	tests := []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"unknown command", []string{"servce"}, `nearest is "serve"`},
+		{"unknown part", []string{"device", "lst"}, `nearest is "list"`},
+		{"unknown flag", []string{"device", "list", "--frob"}, "--frob"},
+		{"missing argument", []string{"device", "show"}, "device show NAME"},
+		{"missing name", []string{"device", "add"}, "name is missing"},
+		{"too much", []string{"user", "list", "x"}, `"x" is too much`},
+		{"from and name", []string{"device", "add", "x", "--from", "y"}, "--from stands alone"},
+		{"online and offline", []string{"device", "list", "--online", "--offline"}, "exclude each other"},
+		{"bad wait", []string{"send", "a", "b", "--wait=soon"}, "--wait soon"},
+		{"bad ttl", []string{"send", "a", "b", "--ttl", "5"}, "unit is missing"},
+		{"bad expiry", []string{"token", "create", "a", "--expires", "never"}, "12h or 90d"},
+		{"bad time", []string{"history", "a", "--from", "yesterday"}, "RFC 3339"},
+		{"bad order", []string{"history", "a", "--order", "up"}, "asc and desc"},
+		{"bad last", []string{"history", "a", "--last", "-1"}, "1 to 100000"},
+		{"csv and json", []string{"history", "a", "--csv", "--json"}, "exclude each other"},
+		{"bad address", []string{"device", "list", "--url", "hub", "--token", "x"}, "http or https"},
+		{"url and data", []string{"device", "list", "--url", "http://h", "--data", "d", "--token", "x"}, "exclude each other"},
+		{"two tokens", []string{"device", "list", "--url", "http://h", "--token-file", "d", "--token", "x"}, "exclude each other"},
+		{"no token file", []string{"device", "list", "--url", "http://h", "--token-file", "/nowhere"}, "/nowhere cannot be read"},
+		{"serve a remote hub", []string{"serve", "--url", "http://h"}, "serve runs a hub here"},
+		{"bad set", []string{"serve", "--set", "x"}, "KEY=VALUE"},
+		{"unknown set", []string{"serve", "--set", "htp.listen=x"}, `"http.listen"`},
+		{"no such file", []string{"import", "/nowhere.json"}, "/nowhere.json cannot be read"},
+		{"no config file", []string{"config", "check", "/nowhere.yaml"}, "/nowhere.yaml cannot be read"},
+		{"no password", []string{"user", "add", "x", "--password-stdin"}, "no password"},
+		{"no terminal", []string{"user", "add", "x"}, "--password-stdin"},
+		{"bad misbehaviour", []string{"sim", "--misbehave", "storm"}, "FAULT=SHARE"},
+		{"negative count", []string{"watch", "--count", "-1"}, "negative"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := newStation(t).run(tt.args...).want(t, ExitUsage, tt.want)
+			if r.out != "" || !strings.HasPrefix(r.err, "signalbox: ") || strings.Contains(r.err, "Usage:") {
+				t.Errorf("out: %s\nerr: %s", r.out, r.err)
+			}
+		})
+	}
+}
+
+func TestUnknownVariable(t *testing.T) {
+	s := newStation(t)
+	s.env = []string{"SIGNALBOX_HTP_LISTEN=:1"}
+	s.run("device", "list").want(t, ExitUsage, "SIGNALBOX_HTP_LISTEN", "nearest is SIGNALBOX_HTTP_LISTEN")
+}
+
+func TestConfigCommands(t *testing.T) {
+	s := newStation(t)
+	r := s.run("config", "default").want(t, ExitOK, "listen: \":8080\"")
+	file := filepath.Join(t.TempDir(), "hub.yaml")
+	if err := os.WriteFile(file, []byte(r.out+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.env = []string{"SIGNALBOX_LOG_LEVEL=debug"}
+	runAs(t.Context(), "", s.env, "config", "check", file).want(t, ExitOK, "differ from the defaults: 1", "log.level: debug")
+	if err := os.WriteFile(file, []byte("htp:\n  listen: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.run("config", "check", file).want(t, ExitUsage, "hub.yaml:1:")
+	s.run("config", "doc").want(t, ExitOK, "# Configuration")
+}
+
+func TestWithoutHub(t *testing.T) {
+	s := newStation(t)
+	s.run("device", "add", "esp01", "--type", "box").want(t, ExitOK, "Made the data directory", `{"type":"auth","name":"esp01","password":"`)
+	s.run("device", "add", "esp01").want(t, ExitFailure, "esp01")
+	s.run("device", "add", "bad name").want(t, ExitUsage, "bad name")
+	s.feed("1234\n", "device", "add", "станция", "--password-stdin").want(t, ExitOK, `"password":"1234"`)
+	r := s.run("device", "list", "--json").want(t, ExitOK)
+	if list := decode[[]map[string]any](t, r); len(list) != 2 || list[0]["name"] != "esp01" || list[0]["type"] != "box" {
+		t.Errorf("devices %v", list)
+	}
+	s.run("device", "list", "--prefix", "none", "--json").want(t, ExitOK, "[]")
+	s.run("device", "disable", "esp01").want(t, ExitOK, "esp01: disabled")
+	s.run("device", "list").want(t, ExitOK, "disabled")
+	s.run("device", "enable", "esp01").want(t, ExitOK)
+	s.run("device", "rotate", "esp01", "--json").want(t, ExitOK, `"secret":"`)
+	s.run("device", "show", "esp01").want(t, ExitOK, "none yet")
+	s.run("device", "show", "nobody").want(t, ExitNotFound, "nobody")
+	s.run("send", "esp01", "restart").want(t, ExitUnavailable, "No hub runs")
+	s.run("send", "esp01", "angle", "-5", "--ttl", "1h").want(t, ExitOK, "angle -5 queued")
+	s.run("send", "esp01", "restart", "--ttl", "1h", "--wait", "10ms").want(t, ExitUnavailable, "still queued")
+	s.run("watch").want(t, ExitUnavailable, "no hub runs")
+	s.run("sim").want(t, ExitUnavailable, "no hub runs")
+	s.run("history", "esp01").want(t, ExitOK, "no telemetry")
+	s.run("history", "esp01", "--json").want(t, ExitOK)
+	s.run("device", "rm", "esp01", "станция", "--yes").want(t, ExitOK, "esp01: removed")
+	s.run("device", "show", "esp01").want(t, ExitNotFound)
+}
+
+func TestPeopleAndTokens(t *testing.T) {
+	s := newStation(t)
+	s.feed("long enough\n", "user", "add", "anna", "--password-stdin").want(t, ExitOK, "anna: added")
+	s.feed("short\n", "user", "add", "bert", "--password-stdin").want(t, ExitUsage)
+	s.feed("another one\n", "user", "passwd", "anna", "--password-stdin").want(t, ExitOK, "changed")
+	s.feed("another one\n", "user", "passwd", "nobody", "--password-stdin").want(t, ExitNotFound)
+	s.run("user", "list").want(t, ExitOK, "anna")
+	s.run("user", "rm", "anna").want(t, ExitFailure, "only user")
+	r := s.run("token", "create", "controller", "--scope", "command", "--expires", "90d").want(t, ExitOK)
+	if !strings.HasPrefix(r.out, "sbx_") || strings.Count(r.out, "\n") != 1 {
+		t.Errorf("the token alone should be on standard output, not %q", r.out)
+	}
+	s.run("token", "create", "x", "--scope", "god").want(t, ExitUsage)
+	s.run("token", "list").want(t, ExitOK, "controller", "command")
+	s.run("token", "revoke", "controller").want(t, ExitOK, "revoked")
+	s.run("token", "revoke", "controller").want(t, ExitNotFound)
+}
+
+const dataFile = `{"users":[{"id":1,"username":"admin","password_hash":"$2b$04$abcdefghijklmnopqrstuu5s2v8.iXieOjg/.AySBTTZIIVFJeBui"}],
+"devices":[{"name":"esp01","type":"box","password":"1234","status":"offline"},{"name":"bad name","type":"box","password":"1"}]}`
+
+func TestImport(t *testing.T) {
+	s := newStation(t)
+	file := filepath.Join(t.TempDir(), "data.json")
+	if err := os.WriteFile(file, []byte(dataFile), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.run("import", file).want(t, ExitFailure, "created  user", "created  device", "refused  device", "bad name", "created 2, kept 0, refused 1")
+	r := s.run("import", file, "--json").want(t, ExitFailure)
+	if report := decode[map[string]any](t, r); report["kept"] != 2.0 || report["created"] != 0.0 {
+		t.Errorf("the second import: %v", report)
+	}
+	s.run("device", "add", "--from", file).want(t, ExitUsage, "signalbox import")
+	s.feed("name,type,password\nesp02,box,1\nesp03,station,\n", "device", "add", "--from", "-").want(t, ExitOK, "esp02", "created 2")
+	s.feed(`[{"name":"esp04"}]`, "import", "-").want(t, ExitOK, "created 1")
+	s.feed("{\"name\":\"esp05\"}\n{\"name\":\"esp06\"}\n", "import", "-").want(t, ExitOK, "created 2")
+	s.feed(`{"name":"esp07"`, "import", "-").want(t, ExitUsage, "nothing was imported")
+	s.feed("  ", "import", "-").want(t, ExitUsage, "is empty")
+	if list := decode[[]any](t, s.run("device", "list", "--json")); len(list) != 6 {
+		t.Errorf("%d devices", len(list))
+	}
+}
+
+func TestImportThousands(t *testing.T) {
+	s := newStation(t)
+	var file strings.Builder
+	file.WriteString("name,type\n")
+	for i := range 3000 {
+		file.WriteString("box-" + strings.Repeat("x", i%7) + string(rune('a'+i%26)) + "-" + time.Duration(i).String() + ",box\n")
+	}
+	r := s.feed(file.String(), "device", "add", "--from", "-", "--json").want(t, ExitOK)
+	if report := decode[map[string]any](t, r); report["created"] != 3000.0 {
+		t.Errorf("created %v", report["created"])
+	}
+	if list := decode[[]any](t, s.run("device", "list", "--json", "--limit", "2500")); len(list) != 2500 {
+		t.Errorf("%d of 2500 devices", len(list))
+	}
+}
+
+func TestWaitsForTheLock(t *testing.T) {
+	s := newStation(t)
+	cfg := app.DefaultConfig()
+	cfg.Data = s.dir
+	holder, err := app.Open(t.Context(), app.Options{Config: cfg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := make(chan error, 1)
+	time.AfterFunc(200*time.Millisecond, func() { closed <- holder.Close() })
+	s.run("device", "list").want(t, ExitOK)
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestStaleSocket(t *testing.T) {
+	s := newStation(t)
+	s.run("device", "add", "esp01").want(t, ExitOK)
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(s.dir, app.SocketName)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.run("device", "list").want(t, ExitOK, "esp01")
+}

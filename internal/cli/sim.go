@@ -1,0 +1,204 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"signalbox"
+	"signalbox/client"
+	"signalbox/internal/app"
+	"signalbox/internal/sim"
+)
+
+type simFlags struct {
+	cfg                sim.Config
+	v1                 bool
+	interval, duration string
+	misbehave          []string
+}
+
+// simReport is how often sim tells what its devices did.
+const simReport = 5 * time.Second
+
+func (c *command) simCommand() *cobra.Command {
+	var f simFlags
+	names := make([]string, 0, len(sim.Faults()))
+	for _, fault := range sim.Faults() {
+		names = append(names, string(fault))
+	}
+	cmd := &cobra.Command{
+		Use:   "sim",
+		Short: "Connect simulated boxes and stations to a hub",
+		Long: `Adds simulated devices to the hub and lets them live until it is interrupted: they log in through the
+public protocol, report telemetry, move their servos on command and press their buttons. Devices of the
+same names get new secrets. A share of them can misbehave: ` + strings.Join(names, ", ") + `.`,
+		Example: `  signalbox sim --boxes 10 --stations 5
+  signalbox sim --boxes 100 --v1
+  signalbox sim --boxes 20 --misbehave half-open=0.1 --misbehave storm=0.05`,
+		Args: between(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.simulate(cmd.Context(), f) },
+	}
+	flags := cmd.Flags()
+	flags.IntVar(&f.cfg.Boxes, "boxes", 10, "how many boxes")
+	flags.IntVar(&f.cfg.Stations, "stations", 5, "how many stations")
+	flags.BoolVar(&f.v1, "v1", false, "all speak protocol version 1, as the original boards")
+	flags.Float64Var(&f.cfg.V1Share, "v1-share", 0, "the share of devices that speak version 1, 0 to 1")
+	flags.StringVar(&f.cfg.Prefix, "prefix", "sim", "the beginning of the devices' names")
+	flags.StringVar(&f.interval, "interval", "", "the time between the readings of a device (default "+app.FormatDuration(sim.DefaultInterval)+")")
+	flags.StringVar(&f.duration, "duration", "", "stop after this time (default: when it is interrupted)")
+	flags.StringArrayVar(&f.misbehave, "misbehave", nil, "a `FAULT=SHARE` of the devices, 0 to 1; may be repeated")
+	flags.DurationVar(&f.cfg.Skew, "skew", 0, "how far off the clocks of devices with clock-skew are")
+	flags.Uint64Var(&f.cfg.Seed, "seed", 1, "the same seed gives the same readings and faults")
+	flags.IntVar(&f.cfg.Sources, "sources", 0, "over how many addresses 127.x.y.z the connections are spread (Linux, a hub on this machine)")
+	flags.StringVar(&f.cfg.Addr, "devices", "", "host:port of the hub's device port (default: that of the hub on this machine)")
+	return cmd
+}
+
+// complete turns flags into the simulator's configuration.
+func (f *simFlags) complete() (life time.Duration, err error) {
+	if f.v1 {
+		f.cfg.Protocol = signalbox.ProtocolV1
+	}
+	if f.interval != "" {
+		if f.cfg.Interval, err = app.ParseDuration(f.interval); err != nil || f.cfg.Interval == 0 {
+			return 0, usagef("--interval %s: allowed is a duration such as 500ms or 2s", f.interval)
+		}
+	}
+	if f.duration != "" {
+		if life, err = app.ParseDuration(f.duration); err != nil || life == 0 {
+			return 0, usagef("--duration %s: allowed is a duration such as 30s or 1h", f.duration)
+		}
+	}
+	f.cfg.Misbehave = make(map[sim.Fault]float64)
+	for _, m := range f.misbehave {
+		name, text, ok := strings.Cut(m, "=")
+		share, err := strconv.ParseFloat(text, 64)
+		if !ok || err != nil {
+			return 0, usagef("--misbehave %s: FAULT=SHARE is needed, such as half-open=0.1", m)
+		}
+		f.cfg.Misbehave[sim.Fault(name)] = share
+	}
+	return life, nil
+}
+
+func (c *command) simulate(ctx context.Context, f simFlags) error {
+	life, err := f.complete()
+	if err != nil {
+		return err
+	}
+	r, err := c.reachLive(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.close() }() // nothing is under way
+	if f.cfg.Addr == "" && !r.remote {
+		dir, err := c.dataDir()
+		if err != nil {
+			return err
+		}
+		f.cfg.Addr = readAddresses(dir)["devices"]
+	}
+	if f.cfg.Addr == "" {
+		return usagef("the hub's device port is not known; give it with --devices host:8765")
+	}
+	f.cfg.Adder = simAdder{r}
+	f.cfg.Logger = slog.New(slog.NewTextHandler(c.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	fleet, err := sim.NewFleet(f.cfg)
+	if err != nil {
+		return usageError{err}
+	}
+	if life > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, life)
+		defer cancel()
+	}
+	c.notef("%d devices on %s; Ctrl-C ends them.\n", fleet.Len(), f.cfg.Addr)
+	reported := make(chan struct{})
+	running, stop := context.WithCancel(ctx)
+	go func() {
+		defer close(reported)
+		c.reportFleet(running, fleet)
+	}()
+	err = fleet.Run(ctx)
+	stop()
+	<-reported
+	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return c.printFleet(fleet)
+}
+
+// reportFleet tells now and then what the devices did, on a terminal.
+func (c *command) reportFleet(ctx context.Context, fleet *sim.Fleet) {
+	if _, ok := terminal(c.Stdout); !ok {
+		<-ctx.Done()
+		return
+	}
+	tick := time.NewTicker(simReport)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if c.printFleet(fleet) != nil {
+				return
+			}
+		}
+	}
+}
+
+func (c *command) printFleet(fleet *sim.Fleet) error {
+	s := fleet.Stats()
+	if c.flags.json {
+		return c.printJSON(s)
+	}
+	return c.printf("%s connected %d of %d, logins %d, readings %d (saved %d), commands %d, refusals %d, lost connections %d, faults played %d\n",
+		time.Now().Format("15:04:05"), s.Connected, fleet.Len(), s.Logins, s.Telemetry, s.Saved, s.Commands, s.Refusals, s.Lost, s.Faults)
+}
+
+// simAdder adds simulated devices through the API.
+type simAdder struct{ *reach }
+
+// AddDevices implements sim.Adder.
+func (a simAdder) AddDevices(ctx context.Context, list sim.NewDevices) ([]sim.Credential, error) {
+	var body bytes.Buffer
+	encoder := json.NewEncoder(&body)
+	for _, d := range list {
+		if err := encoder.Encode(map[string]string{"name": d.Name, "type": d.Type}); err != nil {
+			return nil, fmt.Errorf("write the list of devices: %w", err)
+		}
+	}
+	report, err := a.ImportDevices(ctx, client.NDJSON, &body)
+	if err != nil {
+		return nil, err
+	}
+	if len(report.Entries) != len(list) {
+		return nil, fmt.Errorf("the hub reported on %d devices instead of %d", len(report.Entries), len(list))
+	}
+	credentials := make([]sim.Credential, len(list))
+	for i, e := range report.Entries {
+		switch e.Outcome {
+		case "created":
+		case "kept":
+			made, err := a.RotateSecret(ctx, e.Name, "")
+			if err != nil {
+				return nil, err
+			}
+			e.Secret = made.Secret
+		default:
+			return nil, signalbox.Errorf(signalbox.KindInvalid, "refused", "the hub refused the device %s: %s", e.Name, e.Message)
+		}
+		credentials[i] = sim.Credential{Name: e.Name, Secret: e.Secret}
+	}
+	return credentials, nil
+}

@@ -1,0 +1,150 @@
+package history
+
+import (
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"testing"
+
+	"signalbox"
+)
+
+func randomEntry(rng *rand.Rand, received int64) signalbox.Entry {
+	e := signalbox.Entry{
+		Kind: signalbox.EntryKind(1 + rng.IntN(4)), Device: signalbox.DeviceID(rng.Uint32() >> rng.IntN(32)),
+		ReceivedMicros: received, TimeMicros: received, Body: make([]byte, rng.IntN(300)),
+	}
+	if rng.IntN(2) == 0 {
+		e.TimeMicros -= rng.Int64N(received)
+	}
+	if rng.IntN(2) == 0 {
+		e.Boot, e.Seq = rng.Uint64(), rng.Uint64()>>rng.IntN(63)|1
+	}
+	for i := range e.Body {
+		e.Body[i] = byte(rng.Uint32())
+	}
+	return e
+}
+
+func TestBatchRoundTrip(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 7))
+	for range 200 {
+		first := signalbox.Position(1 + rng.Uint64()>>2>>rng.IntN(60))
+		b := &batch{first: first}
+		received := 1 + rng.Int64N(1<<52)
+		var want []signalbox.Entry
+		for range 1 + rng.IntN(50) {
+			e := randomEntry(rng, received)
+			e.Position = first + signalbox.Position(b.n)
+			b.add(&e)
+			want = append(want, e)
+			received += rng.Int64N(1 << 20)
+		}
+		i := 0
+		err := decode(first, b.received, b.buf, func(e *signalbox.Entry) bool {
+			w := want[i]
+			if e.Position != w.Position || e.Device != w.Device || e.Kind != w.Kind || e.ReceivedMicros != w.ReceivedMicros || e.TimeMicros != w.TimeMicros ||
+				e.Boot != w.Boot || e.Seq != w.Seq || string(e.Body) != string(w.Body) {
+				t.Errorf("entry %d: got %+v, want %+v", i, e, w)
+			}
+			i++
+			return true
+		})
+		if err != nil || i != len(want) || b.n != i {
+			t.Fatalf("%d of %d entries came back: %v", i, len(want), err)
+		}
+		if lowest := slices.MinFunc(want, func(a, b signalbox.Entry) int { return int(a.TimeMicros - b.TimeMicros) }); b.timeMin != lowest.TimeMicros {
+			t.Errorf("time_min is %d, want %d", b.timeMin, lowest.TimeMicros)
+		}
+	}
+}
+
+func TestDevicesRoundTrip(t *testing.T) {
+	rng := rand.New(rand.NewPCG(8, 8))
+	for range 200 {
+		row := signalbox.Position(2 + rng.Uint64()>>2>>rng.IntN(60))
+		want := map[signalbox.DeviceID]signalbox.Position{}
+		for range rng.IntN(40) {
+			want[signalbox.DeviceID(1+rng.Uint32()>>1>>rng.IntN(30))] = signalbox.Position(rng.Int64N(int64(row)))
+		}
+		var links []link
+		for d, p := range want {
+			links = append(links, link{device: d, prev: p})
+		}
+		slices.SortFunc(links, func(a, b link) int { return int(int64(a.device) - int64(b.device)) })
+		column := encodeDevices(nil, row, links)
+		for d, p := range want {
+			if prev, found, err := findDevice(row, column, d); err != nil || !found || prev != p {
+				t.Fatalf("device %d: %d, %v, %v; want %d", d, prev, found, err, p)
+			}
+		}
+		for range 20 {
+			d := signalbox.DeviceID(rng.Uint32() >> rng.IntN(30))
+			if _, ok := want[d]; ok {
+				continue
+			}
+			if _, found, err := findDevice(row, column, d); err != nil || found {
+				t.Fatalf("device %d is found though it is not there: %v", d, err)
+			}
+		}
+	}
+}
+
+// FuzzDecode feeds rows that no one wrote: nothing may panic, and each entry costs at least
+// a byte of input.
+func FuzzDecode(f *testing.F) {
+	rng := rand.New(rand.NewPCG(9, 9))
+	for range 5 {
+		b := &batch{first: 1}
+		for range 3 {
+			e := randomEntry(rng, 1<<50)
+			b.add(&e)
+		}
+		f.Add(b.buf, uint32(1))
+	}
+	f.Add([]byte{0xc1, 1, 0, 1, 2, 3}, uint32(3))
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, uint32(0))
+	f.Fuzz(func(t *testing.T, b []byte, device uint32) {
+		n, size := 0, 0
+		err := decode(1, 0, b, func(e *signalbox.Entry) bool {
+			n++
+			size += len(e.Body)
+			return e.Position == signalbox.Position(n)
+		})
+		if err != nil && !errors.Is(err, errBroken) {
+			t.Fatal(err)
+		}
+		if n+size > len(b) {
+			t.Fatalf("%d bytes gave %d entries with %d bytes of bodies", len(b), n, size)
+		}
+		const row = 1000
+		prev, found, err := findDevice(row, b, signalbox.DeviceID(device))
+		if err != nil && !errors.Is(err, errBroken) || prev >= row || prev != 0 && !found {
+			t.Fatalf("findDevice: %d, %v, %v", prev, found, err)
+		}
+	})
+}
+
+// FuzzRow feeds compressed rows that no one wrote.
+func FuzzRow(f *testing.F) {
+	enc, err := newEncoder()
+	if err != nil {
+		f.Fatal(err)
+	}
+	dec, err := newDecoder()
+	if err != nil {
+		f.Fatal(err)
+	}
+	b := &batch{first: 1}
+	e := randomEntry(rand.New(rand.NewPCG(1, 1)), 1<<50)
+	b.add(&e)
+	f.Add(enc.EncodeAll(b.buf, nil))
+	f.Add([]byte{0x28, 0xb5, 0x2f, 0xfd, 0xe0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f}) // declares 2^63 bytes
+	f.Fuzz(func(t *testing.T, packed []byte) {
+		l := &Log{dec: dec}
+		buf, err := l.unpackBody(1, 0, packed, nil, func(*signalbox.Entry) bool { return true })
+		if err != nil && !errors.Is(err, errBroken) || len(buf) > maxRowBytes {
+			t.Fatalf("%d bytes unpacked: %v", len(buf), err)
+		}
+	})
+}

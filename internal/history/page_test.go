@@ -1,0 +1,258 @@
+package history_test
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"signalbox"
+	"signalbox/internal/history"
+)
+
+// model is history as anyone would write it who need not be quick.
+type model []signalbox.Entry
+
+func (m model) page(q history.Query) []signalbox.Telemetry {
+	var hits []signalbox.Entry
+	for _, e := range m {
+		if e.Device != q.Device || e.Kind != signalbox.EntryTelemetry ||
+			!q.From.IsZero() && e.TimeMicros < q.From.UnixMicro() || !q.To.IsZero() && e.TimeMicros >= q.To.UnixMicro() {
+			continue
+		}
+		hits = append(hits, e)
+	}
+	slices.SortFunc(hits, func(a, b signalbox.Entry) int {
+		c := cmp.Or(cmp.Compare(a.TimeMicros, b.TimeMicros), cmp.Compare(a.Position, b.Position))
+		if q.Order == history.NewestFirst {
+			return -c
+		}
+		return c
+	})
+	if q.After != (history.Cursor{}) {
+		at := slices.IndexFunc(hits, func(e signalbox.Entry) bool {
+			c := cmp.Or(cmp.Compare(e.TimeMicros, q.After.TimeMicros), cmp.Compare(e.Position, q.After.Position))
+			return q.Order == history.NewestFirst && c < 0 || q.Order == history.OldestFirst && c > 0
+		})
+		if at < 0 {
+			at = len(hits)
+		}
+		hits = hits[at:]
+	}
+	out := []signalbox.Telemetry{}
+	for _, e := range hits[:min(len(hits), q.Limit)] {
+		out = append(out, signalbox.Telemetry{
+			Position: e.Position, Time: time.UnixMicro(e.TimeMicros).UTC(), Received: time.UnixMicro(e.ReceivedMicros).UTC(), Object: e.Body,
+		})
+	}
+	return out
+}
+
+func samePage(a, b []signalbox.Telemetry) bool {
+	return slices.EqualFunc(a, b, func(x, y signalbox.Telemetry) bool {
+		return x.Position == y.Position && x.Time.Equal(y.Time) && x.Received.Equal(y.Received) && string(x.Object) == string(y.Object)
+	})
+}
+
+// randomHistory appends n entries of a few devices: most in time, some late by a little, by
+// much, or at exactly the same time as others.
+func randomHistory(t *testing.T, b *bench, rng *rand.Rand, devices, n int, m model) model {
+	t.Helper()
+	same := time.Now().UnixMicro() - 5_000_000
+	for i := range n {
+		e := telemetry(signalbox.DeviceID(rng.IntN(devices)+1), fmt.Sprintf(`{"n":%d,"x":%q}`, i, fmt.Sprint(rng.IntN(100))))
+		switch rng.IntN(8) {
+		case 0:
+			e.TimeMicros = same + rng.Int64N(3)
+		case 1:
+			e.TimeMicros = time.Now().UnixMicro() - rng.Int64N(10_000_000)
+		case 2:
+			e.TimeMicros = time.Now().UnixMicro() - rng.Int64N(20_000)
+		case 3:
+			e.TimeMicros = time.Now().UnixMicro() + 1_000_000 // later than now: becomes now
+		case 4:
+			e.Kind = signalbox.EntryPresence
+		}
+		u := history.Soon
+		if rng.IntN(20) == 0 {
+			u = history.Now
+		}
+		m = append(m, b.append(t, e, u))
+		if rng.IntN(60) == 0 {
+			b.wait(t, b.log.Head())
+		}
+	}
+	b.wait(t, b.log.Head())
+	return m
+}
+
+func randomQuery(rng *rand.Rand, devices int, m model) history.Query {
+	q := history.Query{Device: signalbox.DeviceID(rng.IntN(devices+1) + 1), Order: history.Order(rng.IntN(2)), Limit: 1 + rng.IntN(40)}
+	moment := func() time.Time {
+		at := m[rng.IntN(len(m))].TimeMicros + rng.Int64N(3) - 1
+		return time.UnixMicro(at)
+	}
+	if rng.IntN(3) == 0 {
+		q.From = moment()
+	}
+	if rng.IntN(3) == 0 {
+		q.To = moment()
+	}
+	if !q.From.IsZero() && !q.To.IsZero() && !q.From.Before(q.To) {
+		q.From, q.To = q.To, q.From.Add(time.Microsecond)
+	}
+	if rng.IntN(2) == 0 {
+		e := m[rng.IntN(len(m))]
+		q.After = history.Cursor{TimeMicros: e.TimeMicros + rng.Int64N(3) - 1, Position: e.Position}
+	}
+	return q
+}
+
+func checkPages(t *testing.T, b *bench, rng *rand.Rand, devices int, m model) {
+	t.Helper()
+	for range 60 {
+		q := randomQuery(rng, devices, m)
+		got, err := b.log.Page(t.Context(), q)
+		if err != nil {
+			t.Fatalf("%+v: %v", q, err)
+		}
+		if want := m.page(q); !samePage(got, want) {
+			t.Fatalf("%+v:\n got %v\nwant %v", q, brief(got), brief(want))
+		}
+	}
+	// Paging through gives everything once.
+	for _, order := range []history.Order{history.NewestFirst, history.OldestFirst} {
+		for device := range devices {
+			q := history.Query{Device: signalbox.DeviceID(device + 1), Order: order, Limit: 7 + rng.IntN(30)}
+			all := q
+			all.Limit = history.MaxPage
+			want := m.page(all)
+			var got []signalbox.Telemetry
+			for {
+				page, err := b.log.Page(t.Context(), q)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, page...)
+				if len(page) < q.Limit {
+					break
+				}
+				q.After = history.CursorOf(&page[len(page)-1])
+			}
+			if !samePage(got, want) {
+				t.Fatalf("paging through device %d in order %d by %d:\n got %v\nwant %v", q.Device, order, q.Limit, brief(got), brief(want))
+			}
+		}
+	}
+}
+
+func brief(page []signalbox.Telemetry) []string {
+	var out []string
+	for _, m := range page {
+		out = append(out, fmt.Sprintf("%d@%d", m.Position, m.Time.UnixMicro()))
+	}
+	return out
+}
+
+func TestPageAgreesWithModel(t *testing.T) {
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			rng := rand.New(rand.NewPCG(seed, 99))
+			devices := 1 + rng.IntN(6)
+			dir := t.TempDir()
+			b := start(t, dir, history.Config{RowBytes: 200 + rng.IntN(4000)})
+			m := randomHistory(t, b, rng, devices, 300, nil)
+			checkPages(t, b, rng, devices, m)
+
+			// The same answers after a restart, wherever the checkpoint was, and chains go on.
+			for _, checkpoint := range []signalbox.Position{0, signalbox.Position(rng.IntN(300)), signalbox.Position(len(m))} {
+				known := map[signalbox.DeviceID]signalbox.Position{}
+				for _, e := range m[:checkpoint] {
+					if e.Kind == signalbox.EntryTelemetry {
+						known[e.Device] = e.Position
+					}
+				}
+				// A state may have been stored after the checkpoint began, and so know more.
+				for _, e := range m[checkpoint:] {
+					if e.Kind == signalbox.EntryTelemetry && rng.IntN(10) == 0 {
+						known[e.Device] = e.Position
+					}
+				}
+				b = b.reopen(t, dir, checkpoint, known)
+				checkPages(t, b, rng, devices, m)
+				m = randomHistory(t, b, rng, devices, 50, m)
+				checkPages(t, b, rng, devices, m)
+			}
+		})
+	}
+}
+
+// TestPageWhileWriting holds that questions asked beside a busy log are answered with what
+// was committed when they began, at least, and never with a gap.
+func TestPageWhileWriting(t *testing.T) {
+	b := start(t, t.TempDir(), history.Config{RowBytes: 2 << 10})
+	const n = 20_000
+	done := make(chan error, 1)
+	go func() {
+		for i := range n {
+			e := telemetry(signalbox.DeviceID(i%50+1), fmt.Sprintf(`{"n":%d}`, i/50))
+			u := history.Soon
+			if i%100 == 0 {
+				u = history.Now
+			}
+			if err := b.log.Append(&e, u, nil); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for writing := true; writing; {
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Fatal(err)
+			}
+			writing = false
+		default:
+		}
+		committed := b.log.Committed()
+		page, err := b.log.Page(t.Context(), history.Query{Device: 7, Limit: 5})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if committed > 7 && (len(page) == 0 || page[0].Position+50 <= committed) {
+			t.Fatalf("committed is %d, the newest of device 7 is %v", committed, brief(page))
+		}
+		for i := 1; i < len(page); i++ {
+			if page[i].Position != page[i-1].Position-50 {
+				t.Fatalf("a gap: %v", brief(page))
+			}
+		}
+	}
+}
+
+func TestPageRefuses(t *testing.T) {
+	b := start(t, t.TempDir(), history.Config{})
+	now := time.Now()
+	tests := []struct {
+		name string
+		q    history.Query
+		code string
+	}{
+		{"no limit", history.Query{Device: 1}, "invalid_limit"},
+		{"limit too large", history.Query{Device: 1, Limit: history.MaxPage + 1}, "invalid_limit"},
+		{"from at to", history.Query{Device: 1, Limit: 1, From: now, To: now}, "invalid_range"},
+		{"from after to", history.Query{Device: 1, Limit: 1, From: now.Add(1), To: now}, "invalid_range"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := b.log.Page(t.Context(), tt.q)
+			if signalbox.CodeOf(err) != tt.code || signalbox.KindOf(err) != signalbox.KindInvalid {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
