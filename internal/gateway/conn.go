@@ -40,6 +40,7 @@ type conn struct {
 	saved    uint64
 	opened   int64 // Unix s
 	limit    limiter
+	version  uint32             // of the secret it logged in with
 	asked    signalbox.Protocol // by the upgrade request
 	told     bool               // of the full log
 	slowed   bool               // by rivals, once
@@ -144,11 +145,12 @@ func (c *conn) first(f *wire.Frame) time.Duration {
 	if !okName || !okSecret {
 		name, secret = nil, nil
 	}
-	d, err := c.g.check(name, secret, c.address)
+	d, version, err := c.g.check(name, secret, c.address)
 	if err != nil {
 		c.fail(protocol, frameUnauthorized, err.Code, err.Message)
 		return 0
 	}
+	c.version = version
 	return c.login(d, max(protocol, signalbox.ProtocolV1), f.Boot)
 }
 
@@ -197,6 +199,12 @@ func (c *conn) login(d *registry.Device, p signalbox.Protocol, boot []byte) (wai
 	c.ws.SetMessageLimit(c.g.cfg.MaxFrame)
 	if replaced != nil {
 		c.replace(replaced, now)
+	}
+	if d.SecretVersion() != c.version {
+		// The secret was changed after it had been checked; whoever changed it may have looked
+		// for a session to end before there was this one.
+		c.End("secret_changed")
+		return 0
 	}
 	c.g.Commands.Online(&c.session)
 	return 0

@@ -185,11 +185,11 @@ func (g *Gateway) Upgrade(r *ws.Request) (ws.Endpoint, *ws.Refusal) {
 		c.asked = signalbox.ProtocolV2
 	}
 	if name, secret, ok := r.BasicAuth(); ok {
-		d, err := g.check([]byte(name), []byte(secret), address)
+		d, version, err := g.check([]byte(name), []byte(secret), address)
 		if err != nil {
 			return nil, &ws.Refusal{Status: 401, Text: err.Message}
 		}
-		c.asked, c.admitted = signalbox.ProtocolV2, d
+		c.asked, c.admitted, c.version = signalbox.ProtocolV2, d, version
 	}
 	return c, nil
 }
@@ -205,26 +205,30 @@ func (g *Gateway) admits(origin string) bool {
 var errUnauthorized = &signalbox.Error{Kind: signalbox.KindUnauthorized, Code: "unauthorized", Message: "The name or the secret is wrong, or the device is disabled."}
 
 // check tells whether name and secret are those of a device that may log in. A failure
-// changes nothing but the counters of failures.
-func (g *Gateway) check(name, secret []byte, address netip.Addr) (*registry.Device, *signalbox.Error) {
+// changes nothing but the counters of failures. version is that of the secret that was
+// checked.
+func (g *Gateway) check(name, secret []byte, address netip.Addr) (d *registry.Device, version uint32, err *signalbox.Error) {
 	now := time.Now()
-	d := g.Devices.FindBytes(name)
+	d = g.Devices.FindBytes(name)
 	// The address is known when this device's latest login came from it, also before a restart.
 	if d == nil || d.LastAddress() != address {
 		if g.Backoff.Delay(string(name), address, now) > 0 {
 			g.stats.LoginsDelayed.Add(1)
-			return nil, errUnauthorized
+			return nil, 0, errUnauthorized
 		}
 	}
 	if d == nil {
 		g.Keys.VerifyNothing(secret)
-	} else if stored, allowed := d.Secret(); g.Keys.Verify(stored.Kind, &stored.Sum, secret) && allowed {
-		g.Backoff.Succeed(string(name), address)
-		return d, nil
+	} else {
+		version = d.SecretVersion()
+		if stored, allowed := d.Secret(); g.Keys.Verify(stored.Kind, &stored.Sum, secret) && allowed {
+			g.Backoff.Succeed(string(name), address)
+			return d, version, nil
+		}
 	}
 	g.stats.LoginFailures.Add(1)
 	if wait := g.Backoff.Fail(string(name), address, now); wait > 0 {
 		g.cfg.Logger.Debug("a device's login failed repeatedly", "address", address, "wait", wait)
 	}
-	return nil, errUnauthorized
+	return nil, 0, errUnauthorized
 }

@@ -25,6 +25,7 @@ type Device struct {
 	dirty     bool // its state changed since it was last stored
 	ID        signalbox.DeviceID
 	createdMs int64
+	version   uint32 // of the secret
 
 	state State
 }
@@ -83,6 +84,14 @@ func (d *Device) Admitted() bool { return !d.removed && !d.disabled }
 
 // Unlock ends what Lock began.
 func (d *Device) Unlock() { d.mu.Unlock() }
+
+// SecretVersion counts the changes of the secret in this process. Who reads it before
+// checking a secret can tell afterwards whether the secret is still that one.
+func (d *Device) SecretVersion() uint32 {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.version
+}
 
 // Secret gives the hashed secret and whether the device may log in.
 func (d *Device) Secret() (secret store.Secret, allowed bool) {

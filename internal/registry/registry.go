@@ -305,6 +305,9 @@ func (r *Registry) Update(ctx context.Context, d *Device, e Edit) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.secret != row.Secret {
+		d.version++
+	}
 	d.kind, d.secret, d.disabled = r.kind(row.Type), row.Secret, row.Disabled
 	return nil
 }

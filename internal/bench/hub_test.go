@@ -1,0 +1,70 @@
+//go:build linux
+
+package bench_test
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"signalbox/internal/bench"
+	"signalbox/internal/cli"
+)
+
+// TestMain lets this program be the hub and the sink that it measures.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (os.Args[1] == "serve" || os.Args[1] == "bench") {
+		os.Exit(cli.Main("test"))
+	}
+	os.Exit(m.Run())
+}
+
+// TestModes runs every measurement that needs a hub, small, against a real one: it holds what is counted and compared,
+// not how fast it is.
+func TestModes(t *testing.T) {
+	tests := []struct {
+		mode string
+		o    bench.Options
+		rows []string
+	}{
+		{"connections", bench.Options{Connections: 60}, []string{"v2", "v1", "sink"}},
+		{"telemetry", bench.Options{Connections: 40, Variants: []string{"one", "bunched-saved"}}, []string{"one", "one sink", "bunched-saved"}},
+		{"commands", bench.Options{Connections: 30, Rate: 50, Background: 200}, []string{"commands"}},
+		{"reconnect", bench.Options{Connections: 60}, []string{"reset", "close"}},
+		{"survive", bench.Options{Connections: 20, Rounds: 2, Rate: 2000, Duration: 600 * time.Millisecond}, []string{"kill -9"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.mode, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			tt.o.Dir, tt.o.Runs = t.TempDir(), 1
+			if tt.o.Duration == 0 {
+				tt.o.Duration = 200 * time.Millisecond
+			}
+			r, err := bench.Run(ctx, tt.mode, tt.o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var names []string
+			for _, row := range r.Rows {
+				names = append(names, row.Name)
+				if row.Values[0].Value <= 0 {
+					t.Errorf("%s: %s is %v", row.Name, row.Values[0].Name, row.Values[0].Value)
+				}
+			}
+			if strings.Join(names, ",") != strings.Join(tt.rows, ",") {
+				t.Errorf("rows are %v, want %v", names, tt.rows)
+			}
+			if left, _ := os.ReadDir(tt.o.Dir); len(left) > 0 {
+				t.Errorf("%d directories are left behind", len(left))
+			}
+			var text bytes.Buffer
+			if err := r.WriteText(&text); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
