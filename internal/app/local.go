@@ -93,7 +93,8 @@ func (a *App) localMux() http.Handler {
 
 // collectGarbage returns memory to the system and tells what the process uses.
 func collectGarbage(w http.ResponseWriter, _ *http.Request) {
-	debug.FreeOSMemory() // collects first
+	runtime.GC()         // pools are emptied by the second collection after their last use
+	debug.FreeOSMemory() // which this begins with
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	w.Header().Set("Content-Type", "application/json")

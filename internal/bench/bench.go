@@ -28,7 +28,7 @@ type Options struct {
 	Rate        float64       // commands per second (commands: default 1,000), messages per second (survive: default 20,000)
 	Background  float64       // telemetry messages per second beside commands; default 5,000; negative none
 	Rounds      int           // of survive; default 20
-	Workers     int           // goroutines of the load generator; default 1
+	Workers     int           // goroutines of the load generator; default 1, for connections and reconnect one a processor
 	Variants    []string      // of a mode, default all; see Modes
 	Logger      *slog.Logger  // progress at info
 }
@@ -92,6 +92,9 @@ func newBencher(m Mode, o Options) (*bencher, error) {
 	}
 	if o.Workers <= 0 {
 		o.Workers = 1
+		if m.Name == "connections" || m.Name == "reconnect" {
+			o.Workers = runtime.GOMAXPROCS(0)
+		}
 	}
 	if len(o.Variants) == 0 {
 		o.Variants = m.Variants

@@ -44,7 +44,7 @@ func (c *command) benchModeCommand(mode bench.Mode) *cobra.Command {
 	flags.Float64Var(&o.Rate, "rate", 0, "commands or messages a second (default: by the measurement)")
 	flags.Float64Var(&o.Background, "background", 0, "telemetry messages a second beside commands (default 5000; negative: none)")
 	flags.IntVar(&o.Rounds, "rounds", 0, "kills of the measurement survive (default 20)")
-	flags.IntVar(&o.Workers, "workers", 0, "goroutines that make the load (default 1)")
+	flags.IntVar(&o.Workers, "workers", 0, "goroutines that make the load (default: by the measurement)")
 	if len(mode.Variants) > 0 {
 		flags.StringSliceVar(&o.Variants, "variants", nil, "only these: "+strings.Join(mode.Variants, ", "))
 	}

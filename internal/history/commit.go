@@ -17,9 +17,7 @@ const (
 	// retryFirst and retryMost pace the attempts while commits fail.
 	retryFirst = 50 * time.Millisecond
 	retryMost  = 2 * time.Second
-	// keepFree is how many bytes of emptied rows are kept for filling again, keepPrepared how
-	// many for encoding a row.
-	keepFree     = 32 << 20
+	// keepPrepared is how many bytes are kept for encoding a row.
 	keepPrepared = 1 << 20
 )
 
@@ -188,12 +186,9 @@ func (l *Log) settle(rows []*batch) {
 	l.committed.Store(uint64(end))
 	for _, b := range rows {
 		l.pending -= len(b.buf)
-		if size := cap(b.buf); l.freeBytes+size <= keepFree {
-			l.freeBytes += size
-			clear(b.changes)
-			*b = batch{buf: b.buf[:0], devices: b.devices[:0], changes: b.changes[:0]}
-			l.free = append(l.free, b)
-		}
+		clear(b.changes)
+		*b = batch{buf: b.buf[:0], devices: b.devices[:0], changes: b.changes[:0]}
+		l.free.Put(b)
 	}
 	left := copy(l.rows, l.rows[len(rows):])
 	clear(l.rows[left:])

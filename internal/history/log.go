@@ -88,8 +88,7 @@ type Log struct {
 	waiters []waiter
 	closed  bool
 
-	free      []*batch
-	freeBytes int
+	free sync.Pool // of *batch: emptied rows, until a garbage collection
 
 	// ready and links are the committing goroutine's own.
 	ready []prepared
@@ -224,11 +223,8 @@ func (l *Log) filling() *batch {
 		}
 		size = len(b.buf) + 1<<10 // the next is likely to become as large
 	}
-	var b *batch
-	if n := len(l.free); n > 0 {
-		b, l.free = l.free[n-1], l.free[:n-1]
-		l.freeBytes -= cap(b.buf)
-	} else {
+	b, ok := l.free.Get().(*batch)
+	if !ok {
 		b = &batch{buf: make([]byte, 0, size)}
 	}
 	b.first = l.next - 1

@@ -203,6 +203,9 @@ func CheckNew(name, kind string) error {
 	return signalbox.CheckName("device type", kind)
 }
 
+// manyDevices is a list that leaves a page cache worth giving back.
+const manyDevices = 1000
+
 // Add adds a device; KindConflict (name_taken) when the name is taken.
 func (r *Registry) Add(ctx context.Context, n NewDevice) (*Device, error) {
 	out, err := r.AddAll(ctx, []NewDevice{n}, nil)
@@ -254,10 +257,15 @@ func (r *Registry) AddAll(ctx context.Context, list []NewDevice, also func(tx *s
 		return nil, err
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	for _, o := range out {
 		if o.Err == nil {
 			r.put(o.Device)
+		}
+	}
+	r.mu.Unlock()
+	if len(list) >= manyDevices {
+		if err := r.st.Shrink(ctx); err != nil {
+			r.logger.Warn("memory could not be given back after an import", "err", err)
 		}
 	}
 	return out, nil

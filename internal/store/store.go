@@ -213,6 +213,15 @@ func (s *Store) each(ctx context.Context, what, query string, row func(rows *sql
 	return wrap("read "+what, rows.Err())
 }
 
+// Shrink gives back the memory of the writer's page cache. It is worth while after a large
+// transaction, whose pages are not needed again soon.
+func (s *Store) Shrink(ctx context.Context) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err := s.write.ExecContext(ctx, "PRAGMA shrink_memory")
+	return wrap("shrink the page cache", err)
+}
+
 // Tx is one write transaction.
 type Tx struct{ store *Store }
 

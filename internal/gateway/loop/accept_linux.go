@@ -9,10 +9,14 @@ import (
 	"os"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// acceptBatch is how many connections are accepted before they are handed over.
+const acceptBatch = 64
 
 // freshLimit bounds the accepted sockets that wait for one loop to open them.
 const freshLimit = 1024
@@ -79,27 +83,28 @@ func (ls *loops) serve(ctx context.Context, ln *net.TCPListener, src *source) er
 	// A deadline in the past wakes the waiting accept.
 	defer context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })()
 
+	if err := prepare(raw); err != nil {
+		return fmt.Errorf("the listener %s cannot be set up: %w", ln.Addr(), err)
+	}
+	batch := make([]accepted, 0, acceptBatch)
 	for failures := 0; ctx.Err() == nil; {
-		var a accepted
 		var accErr error
+		batch = batch[:0]
 		waitErr := raw.Read(func(fd uintptr) bool {
-			a, accErr = accept(int(fd))
-			return !errors.Is(accErr, unix.EAGAIN)
+			batch, accErr = acceptSome(int(fd), src, batch)
+			return len(batch) > 0 || !errors.Is(accErr, unix.EAGAIN)
 		})
+		ls.group.stats.Accepted.Add(int64(len(batch)))
+		if len(batch) > 0 {
+			failures = 0
+			ls.spread(ctx, batch)
+		}
 		switch {
 		case ctx.Err() != nil:
-			if waitErr == nil && accErr == nil {
-				_ = unix.Close(a.fd)
-			}
 			return nil
 		case waitErr != nil:
 			return fmt.Errorf("the listener %s failed: %w", ln.Addr(), waitErr)
-		case accErr == nil:
-			failures = 0
-			ls.group.stats.Accepted.Add(1)
-			a.src = src
-			ls.spread(ctx, a)
-		case errors.Is(accErr, unix.ECONNABORTED), errors.Is(accErr, unix.EINTR):
+		case accErr == nil, errors.Is(accErr, unix.EAGAIN), errors.Is(accErr, unix.ECONNABORTED), errors.Is(accErr, unix.EINTR):
 		case errors.Is(accErr, unix.EINVAL), errors.Is(accErr, unix.EBADF):
 			return fmt.Errorf("the listener %s failed: %w", ln.Addr(), accErr)
 		default: // EMFILE, ENFILE, ENOBUFS, ENOMEM, or a fault of the connection
@@ -112,32 +117,55 @@ func (ls *loops) serve(ctx context.Context, ln *net.TCPListener, src *source) er
 	return nil
 }
 
-// accept takes one connection without waiting.
-func accept(fd int) (accepted, error) {
-	nfd, sa, err := unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-	if err != nil {
-		return accepted{}, os.NewSyscallError("accept4", err)
+// prepare sets what accepted sockets inherit (TCP_NODELAY: answers are small and wanted at once), and has the kernel
+// keep a connection until its first bytes are there, or a second is over: a client of WebSocket speaks first, so this
+// saves a wake-up for each.
+func prepare(raw syscall.RawConn) error {
+	var err error
+	ctlErr := raw.Control(func(fd uintptr) {
+		err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1))
+		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_DEFER_ACCEPT, 1) // slower without, but right
+	})
+	return errors.Join(ctlErr, err)
+}
+
+// acceptSome takes connections, as many as there are and batch has room for, without waiting. The error is why it
+// stopped: EAGAIN when there are no more, nil when the room was used up.
+func acceptSome(fd int, src *source, batch []accepted) ([]accepted, error) {
+	for len(batch) < cap(batch) {
+		nfd, sa, err := unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		if err != nil {
+			return batch, os.NewSyscallError("accept4", err)
+		}
+		batch = append(batch, accepted{fd: nfd, remote: addressOf(sa), src: src})
 	}
-	a := accepted{fd: nfd}
+	return batch, nil
+}
+
+func addressOf(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
-		a.remote = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
 	case *unix.SockaddrInet6:
 		ip := netip.AddrFrom16(sa.Addr).Unmap()
 		if sa.ZoneId != 0 && ip.Is6() {
 			ip = ip.WithZone(strconv.FormatUint(uint64(sa.ZoneId), 10))
 		}
-		a.remote = netip.AddrPortFrom(ip, uint16(sa.Port))
+		return netip.AddrPortFrom(ip, uint16(sa.Port))
+	default:
+		return netip.AddrPort{}
 	}
-	_ = unix.SetsockoptInt(nfd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // slower without, but right
-	return a, nil
 }
 
-// spread hands a to the loops in turn; it waits while all have enough to open, so that the backlog grows in the kernel.
-func (ls *loops) spread(ctx context.Context, a accepted) {
-	for {
-		for range ls.all {
-			if ls.all[int(ls.turn.Add(1))%len(ls.all)].hand(a) {
+// spread hands the sockets of batch to the loops in turn; it waits while all have enough to open, so that the backlog
+// grows in the kernel.
+func (ls *loops) spread(ctx context.Context, batch []accepted) {
+	for len(batch) > 0 {
+		for i := range ls.all {
+			left := len(ls.all) - i
+			share := (len(batch) + left - 1) / left
+			batch = batch[ls.all[int(ls.turn.Add(1))%len(ls.all)].hand(batch[:share]):]
+			if len(batch) == 0 {
 				return
 			}
 		}
@@ -146,7 +174,9 @@ func (ls *loops) spread(ctx context.Context, a accepted) {
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()
-			_ = unix.Close(a.fd)
+			for _, a := range batch {
+				_ = unix.Close(a.fd)
+			}
 			return
 		}
 	}

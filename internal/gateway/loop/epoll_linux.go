@@ -492,16 +492,20 @@ func (l *eloop) signal() {
 	}
 }
 
-// hand gives an accepted socket to the loop; it reports false if the loop has enough to open, or has stopped.
-func (l *eloop) hand(a accepted) bool {
+// hand gives accepted sockets to the loop and returns how many of them it took: none if it has enough to open, or has
+// stopped.
+func (l *eloop) hand(batch []accepted) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.asked != loopRuns || len(l.fresh) >= freshLimit {
-		return false
+	if l.asked != loopRuns {
+		return 0
 	}
-	l.fresh = append(l.fresh, a)
-	l.signal()
-	return true
+	n := min(len(batch), max(freshLimit-len(l.fresh), 0))
+	if n > 0 {
+		l.fresh = append(l.fresh, batch[:n]...)
+		l.signal()
+	}
+	return n
 }
 
 // ask moves the loop on to state s.

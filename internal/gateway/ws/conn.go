@@ -16,9 +16,9 @@ type Conn struct {
 	endpoint Endpoint // nil before the upgrade
 	joined   *joined  // the fragmented message being received, nil if none
 	owed     *[]byte  // payload of the latest ping not answered yet, nil if none
-	limit    int      // of a message's bytes
 	seen     time.Duration
-	pings    int         // sent since seen
+	limit    int32       // of a message's bytes
+	pings    int32       // sent since seen
 	ended    atomic.Bool // nothing more is received
 	heard    bool        // something was received since the last tick
 	waits    bool        // the endpoint asked to wait
@@ -62,7 +62,7 @@ func (c *Conn) Queued() int { return c.conn.Queued() }
 // SetMessageLimit bounds, in bytes, the messages received from now on; it is at least 1 and at most
 // Config.MessageBytes. It may be called only from within the endpoint's methods.
 func (c *Conn) SetMessageLimit(bytes int) {
-	c.limit = min(max(bytes, 1), c.server.cfg.MessageBytes)
+	c.limit = int32(min(max(bytes, 1), c.server.cfg.MessageBytes)) //nolint:gosec // NewServer bounds MessageBytes
 }
 
 // write sends one frame (RFC 6455 section 5.2; a server does not mask).

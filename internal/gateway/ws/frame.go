@@ -117,7 +117,7 @@ func (c *Conn) parse(b []byte) (f frame, whole bool, v *Violation) {
 		if c.joined != nil {
 			have = len(c.joined.b)
 		}
-		if have > c.limit || size > uint64(c.limit-have) {
+		if limit := int(c.limit); have > limit || size > uint64(limit-have) {
 			return f, false, &Violation{
 				Code: CodeTooBig, Reason: fmt.Sprintf("a message must not exceed %d bytes", c.limit),
 			}

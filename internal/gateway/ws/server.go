@@ -25,7 +25,7 @@ const pooledFrame = 64 << 10
 // NewServer returns a server whose connections h decides on.
 func NewServer(cfg Config, h Handler) *Server {
 	cfg.HeadBytes = cmp.Or(max(cfg.HeadBytes, 0), DefaultHeadBytes)
-	cfg.MessageBytes = cmp.Or(max(cfg.MessageBytes, 0), DefaultMessageBytes)
+	cfg.MessageBytes = min(cmp.Or(max(cfg.MessageBytes, 0), DefaultMessageBytes), MaxMessageBytes)
 	cfg.HandshakeTimeout = cmp.Or(max(cfg.HandshakeTimeout, 0), DefaultHandshakeTimeout)
 	cfg.PingInterval = cmp.Or(cfg.PingInterval, DefaultPingInterval)
 	cfg.PingMisses = cmp.Or(max(cfg.PingMisses, 0), DefaultPingMisses)
@@ -45,7 +45,7 @@ func (s *Server) Open(c *loop.Conn, remote netip.AddrPort) (loop.Stream, error) 
 			return nil, err
 		}
 	}
-	return &stream{Conn{conn: c, server: s, limit: s.cfg.MessageBytes, seen: time.Since(s.start)}}, nil
+	return &stream{Conn{conn: c, server: s, limit: int32(s.cfg.MessageBytes), seen: time.Since(s.start)}}, nil
 }
 
 // stream is a Conn as the loop sees it.
@@ -98,7 +98,7 @@ func (c *stream) keepAlive(t time.Duration) {
 	if interval < 0 || t-c.seen+loop.TickInterval/2 < interval*time.Duration(c.pings+1) {
 		return
 	}
-	if c.pings >= misses {
+	if int(c.pings) >= misses {
 		c.server.stats.PingTimeouts.Add(1)
 		c.Abort(ErrPingTimeout)
 		return

@@ -29,6 +29,9 @@ const (
 	DefaultMessageBytes     = 1 << 20
 	DefaultPingInterval     = 20 * time.Second
 	DefaultPingMisses       = 2
+
+	// MaxMessageBytes is the largest Config.MessageBytes.
+	MaxMessageBytes = 1 << 30
 )
 
 // Reasons for a connection's end, besides those of package loop and the types below.
@@ -82,7 +85,8 @@ type Config struct {
 	HeadBytes int
 	// HandshakeTimeout is the time from accepting to a complete request head; 0 means DefaultHandshakeTimeout.
 	HandshakeTimeout time.Duration
-	// MessageBytes bounds a received message, whether in one frame or in fragments; 0 means DefaultMessageBytes.
+	// MessageBytes bounds a received message, whether in one frame or in fragments; 0 means DefaultMessageBytes, and
+	// MaxMessageBytes is the most.
 	// Conn.SetMessageLimit changes it for one connection.
 	MessageBytes int
 	// PingInterval is the silence after which a peer is pinged; 0 means DefaultPingInterval, negative never.
