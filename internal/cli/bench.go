@@ -62,6 +62,7 @@ func (c *command) measure(ctx context.Context, mode string, o bench.Options) err
 		}
 	}
 	o.Logger = slog.New(slog.NewTextHandler(c.Stderr, nil))
+	defer c.makeRoom()()
 	report, err := bench.Run(ctx, mode, o)
 	if report != nil && len(report.Rows) > 0 {
 		if c.flags.json {
@@ -90,6 +91,7 @@ func (c *command) benchSinkCommand() *cobra.Command {
 		Hidden: true,
 		Args:   between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			defer c.makeRoom()()
 			return bench.RunSink(cmd.Context(), listen, c.Stdin, c.Stdout)
 		},
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"strings"
 	"syscall"
 
@@ -220,3 +221,19 @@ func negative(arg string) bool {
 
 // sentValue undoes what prepareArgs did to a negative number.
 func sentValue(arg string) string { return strings.TrimPrefix(arg, negativeMark) }
+
+// waitingThreads is by how much serve and bench raise GOMAXPROCS.
+const waitingThreads = 2
+
+// makeRoom raises GOMAXPROCS above the number of processors, unless it was set by hand. A
+// thread that waits in the kernel (for the disk, in an fsync; in bench for thousands of
+// sockets) holds its share of it for a while, and on two processors that would stop half
+// of all other work. It gives back what was before.
+func (c *command) makeRoom() (restore func()) {
+	if c.env("GOMAXPROCS") != "" {
+		return func() {}
+	}
+	before := runtime.GOMAXPROCS(0)
+	runtime.GOMAXPROCS(before + waitingThreads)
+	return func() { runtime.GOMAXPROCS(before) }
+}

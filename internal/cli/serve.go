@@ -78,6 +78,7 @@ func (c *command) serve(ctx context.Context, f serveFlags) (err error) {
 		return err
 	}
 	cfg := loaded.Config
+	defer c.makeRoom()()
 	hub, err := app.Open(ctx, app.Options{Config: cfg, Logger: newLogger(c.Stderr, cfg.Log), Version: c.version()})
 	if err != nil {
 		return failureError{err}

@@ -32,7 +32,7 @@ type Group struct {
 // New starts the loops of a group. The owner calls Close in the end.
 func New(cfg Config) (*Group, error) {
 	if cfg.Loops <= 0 {
-		cfg.Loops = runtime.GOMAXPROCS(0)
+		cfg.Loops = min(runtime.GOMAXPROCS(0), runtime.NumCPU())
 	}
 	if cfg.ReadBuffer <= 0 {
 		cfg.ReadBuffer = DefaultReadBuffer

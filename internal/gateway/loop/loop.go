@@ -39,7 +39,8 @@ var (
 
 // Config holds the settings of a Group. The zero value means the defaults.
 type Config struct {
-	// Loops is the number of epoll loops; 0 means GOMAXPROCS. Systems without epoll ignore it.
+	// Loops is the number of epoll loops; 0 means GOMAXPROCS, but not more than there are processors. Systems without
+	// epoll ignore it.
 	Loops int
 	// ReadBuffer is the most, in bytes, that is read from a connection per turn; 0 means DefaultReadBuffer.
 	ReadBuffer int
