@@ -35,10 +35,9 @@ type conn struct {
 	device   *registry.Device // nil until login
 	admitted *registry.Device // by HTTP Basic, before the socket was open
 	session  session.Session
-	address  netip.Addr
 	boot     uint64
 	saved    uint64
-	opened   int64 // Unix s
+	opened   uint32 // Unix s
 	limit    limiter
 	version  uint32             // of the secret it logged in with
 	asked    signalbox.Protocol // by the upgrade request
@@ -46,6 +45,9 @@ type conn struct {
 	slowed   bool               // by rivals, once
 	ended    bool
 }
+
+// address is the peer's, without port.
+func (c *conn) address() netip.Addr { return c.ws.RemoteAddr().Addr() }
 
 // Opened implements ws.Endpoint.
 func (c *conn) Opened(w *ws.Conn) {
@@ -145,7 +147,7 @@ func (c *conn) first(f *wire.Frame) time.Duration {
 	if !okName || !okSecret {
 		name, secret = nil, nil
 	}
-	d, version, err := c.g.check(name, secret, c.address)
+	d, version, err := c.g.check(name, secret, c.address())
 	if err != nil {
 		c.fail(protocol, frameUnauthorized, err.Code, err.Message)
 		return 0
@@ -184,7 +186,7 @@ func (c *conn) login(d *registry.Device, p signalbox.Protocol, boot []byte) (wai
 	if p.Answers() && !c.told {
 		c.send(authOK(d.Name, c.g.cfg.Heartbeat, c.g.Ingest.Settled(d, c.boot)))
 	}
-	replaced, verdict := c.g.Ingest.Connect(d, &c.session, c.address)
+	replaced, verdict := c.g.Ingest.Connect(d, &c.session, c.address())
 	switch verdict {
 	case ingest.Full:
 		c.told = true // auth_ok went out already; what follows waits in the socket
@@ -216,7 +218,7 @@ func (c *conn) replace(old *session.Session, now time.Time) {
 	old.Conn.End("replaced")
 	if c.g.rival.replaced(c.device.ID, now) {
 		c.g.cfg.Logger.Warn("two connections keep taking one device from each other: two boards may share its name",
-			"device", c.device.Name, "address", c.address)
+			"device", c.device.Name, "address", c.address())
 		if err := c.g.Ingest.Alert(c.device, "rivals", "Two boards seem to share this device's name."); err != nil {
 			c.g.cfg.Logger.Warn("an alert could not be kept", "device", c.device.Name, "err", err)
 		}
@@ -308,7 +310,7 @@ func (c *conn) answer(f *wire.Frame) {
 
 // Tick implements ws.Endpoint.
 func (c *conn) Tick(_ *ws.Conn, now time.Time) {
-	if c.device == nil && !c.ended && now.Unix()-c.opened > int64(c.g.cfg.AuthTimeout/time.Second) {
+	if c.device == nil && !c.ended && now.Unix()-int64(c.opened) > int64(c.g.cfg.AuthTimeout/time.Second) {
 		c.g.stats.AuthTimeouts.Add(1)
 		c.fail(c.asked, frameAuthRequired, "auth_timeout", "No login came in time.")
 	}

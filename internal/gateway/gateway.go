@@ -180,7 +180,7 @@ func (g *Gateway) Upgrade(r *ws.Request) (ws.Endpoint, *ws.Refusal) {
 		g.stats.OriginRefused.Add(1)
 		return nil, &ws.Refusal{Status: 403, Text: "Pages of this origin may not connect to the device port; the setting devices.origins admits them."}
 	}
-	c := &conn{g: g, address: address, opened: time.Now().Unix(), limit: limiter{tokens: int32(g.cfg.Burst)}} //nolint:gosec // configured within int32
+	c := &conn{g: g, opened: uint32(time.Now().Unix()), limit: limiter{tokens: int32(g.cfg.Burst)}} //nolint:gosec // configured within int32
 	if r.Choose(Subprotocol) {
 		c.asked = signalbox.ProtocolV2
 	}

@@ -18,7 +18,7 @@ type Device struct {
 	Name string
 
 	mu        sync.Mutex
-	kind      string // its type
+	kind      *string // its type, shared by all devices of it
 	secret    store.Secret
 	disabled  bool
 	removed   bool
@@ -104,7 +104,7 @@ func (d *Device) Secret() (secret store.Secret, allowed bool) {
 func (d *Device) Type() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.kind
+	return *d.kind
 }
 
 // Disabled reports whether the device may not log in.
@@ -133,7 +133,7 @@ func (d *Device) View() signalbox.Device {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	v := signalbox.Device{
-		ID: d.ID, Name: d.Name, Type: d.kind, Status: d.status(), Presence: signalbox.Offline, Since: fromMicros(d.state.SinceMicros),
+		ID: d.ID, Name: d.Name, Type: *d.kind, Status: d.status(), Presence: signalbox.Offline, Since: fromMicros(d.state.SinceMicros),
 		Disabled: d.disabled, LastSeen: fromMicros(d.state.ReceivedMicros), CreatedAt: time.UnixMilli(d.createdMs).UTC(),
 	}
 	if d.state.Session != 0 {

@@ -22,8 +22,8 @@ type Registry struct {
 	st     *store.Store
 	logger *slog.Logger
 
-	changing sync.Mutex        // one change of the list at a time
-	kinds    map[string]string // the types in use, so that devices share one text; guarded by changing
+	changing sync.Mutex         // one change of the list at a time
+	kinds    map[string]*string // the types in use, so that devices share one text; guarded by changing
 
 	mu      sync.RWMutex
 	byName  map[string]*Device
@@ -40,7 +40,7 @@ type Registry struct {
 
 // New makes an empty registry over st.
 func New(st *store.Store, logger *slog.Logger) *Registry {
-	return &Registry{st: st, logger: logger, byName: make(map[string]*Device), kinds: make(map[string]string)}
+	return &Registry{st: st, logger: logger, byName: make(map[string]*Device), kinds: make(map[string]*string)}
 }
 
 const checkpointKey = "checkpoint"
@@ -85,13 +85,13 @@ func (r *Registry) newDevice(row store.Device) *Device {
 }
 
 // kind gives the one text of a type that all its devices share.
-func (r *Registry) kind(text string) string {
+func (r *Registry) kind(text string) *string {
 	if known, ok := r.kinds[text]; ok {
 		return known
 	}
 	text = strings.Clone(text)
-	r.kinds[text] = text
-	return text
+	r.kinds[text] = &text
+	return &text
 }
 
 func (d *Device) restore(s *store.DeviceState) {
@@ -100,7 +100,7 @@ func (d *Device) restore(s *store.DeviceState) {
 		Boot: s.Boot, Seq: s.Seq,
 	}
 	if s.Online {
-		d.state.Session = 1 // some connection that ended with the process; see StaleOnline
+		d.state.Session = 1 // some connection that ended with the process; see ingest's Begin
 	}
 	if a, err := netip.ParseAddr(s.Address); err == nil {
 		d.state.Address = a
@@ -293,7 +293,7 @@ func (r *Registry) Update(ctx context.Context, d *Device, e Edit) error {
 	r.changing.Lock()
 	defer r.changing.Unlock()
 	d.mu.Lock()
-	row := store.Device{ID: d.ID, Type: d.kind, Secret: d.secret, Disabled: d.disabled}
+	row := store.Device{ID: d.ID, Type: *d.kind, Secret: d.secret, Disabled: d.disabled}
 	removed := d.removed
 	d.mu.Unlock()
 	if removed {
