@@ -77,7 +77,10 @@ func (r *Registry) Load(ctx context.Context, log *history.Log) error {
 			}
 		}
 	}
-	return log.Restore(ctx, r.checkpoint, known, func(e *signalbox.Entry) error { return r.replay(e) })
+	if err := log.Restore(ctx, r.checkpoint, known, func(e *signalbox.Entry) error { return r.replay(e) }); err != nil {
+		return err
+	}
+	return r.st.Shrink(ctx)
 }
 
 func (r *Registry) newDevice(row store.Device) *Device {

@@ -213,9 +213,11 @@ func (s *Store) each(ctx context.Context, what, query string, row func(rows *sql
 	return wrap("read "+what, rows.Err())
 }
 
-// Shrink gives back the memory of the writer's page cache. It is worth while after a large
-// transaction, whose pages are not needed again soon.
+// Shrink gives back the memory of page caches. It is worth while after a large transaction
+// or a long read, whose pages are not needed again soon.
 func (s *Store) Shrink(ctx context.Context) error {
+	s.read.SetMaxIdleConns(0) // closes the connections that wait, and their caches with them
+	s.read.SetMaxIdleConns(s.cfg.Readers)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	_, err := s.write.ExecContext(ctx, "PRAGMA shrink_memory")

@@ -94,8 +94,10 @@ func (c *stream) keepAlive(t time.Duration) {
 		c.heard, c.seen, c.pings = false, t, 0
 		return
 	}
-	// Ticks come a little early or late: the nearest one counts.
-	if interval < 0 || t-c.seen+loop.TickInterval/2 < interval*time.Duration(c.pings+1) {
+	// Ticks come a little early or late: the nearest one counts. The first ping goes out up to an eighth early, each
+	// connection at its own time, so that a fleet that came at once is not pinged at once for ever.
+	early := interval / 8 * (c.seen >> 10 & 63) / 64
+	if interval < 0 || t-c.seen+loop.TickInterval/2+early < interval*time.Duration(c.pings+1) {
 		return
 	}
 	if int(c.pings) >= misses {
