@@ -26,7 +26,7 @@ type Registry struct {
 	kinds    map[string]*string // the types in use, so that devices share one text; guarded by changing
 
 	mu      sync.RWMutex
-	byName  map[string]*Device
+	names   names
 	byID    []*Device
 	sorted  []*Device // by name; nil when it has to be made again
 	count   int
@@ -40,7 +40,7 @@ type Registry struct {
 
 // New makes an empty registry over st.
 func New(st *store.Store, logger *slog.Logger) *Registry {
-	return &Registry{st: st, logger: logger, byName: make(map[string]*Device), kinds: make(map[string]*string)}
+	return &Registry{st: st, logger: logger, names: newNames(), kinds: make(map[string]*string)}
 }
 
 const checkpointKey = "checkpoint"
@@ -112,11 +112,11 @@ func (d *Device) restore(s *store.DeviceState) {
 
 // put enters d; the caller holds r.mu or is alone.
 func (r *Registry) put(d *Device) {
-	r.byName[d.Name] = d
 	if need := int(d.ID) + 1; need > len(r.byID) {
 		r.byID = append(r.byID, make([]*Device, need-len(r.byID))...)
 	}
 	r.byID[d.ID] = d
+	r.names.add(d, r.byID)
 	r.sorted = nil
 	r.count++
 	r.changes++
@@ -126,14 +126,14 @@ func (r *Registry) put(d *Device) {
 func (r *Registry) Find(name string) *Device {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.byName[name]
+	return r.names.find([]byte(name), r.byID)
 }
 
 // FindBytes is Find for a name that is not a string yet; it does not allocate.
 func (r *Registry) FindBytes(name []byte) *Device {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.byName[string(name)]
+	return r.names.find(name, r.byID)
 }
 
 // Get looks a device up by number, nil without one.
@@ -334,7 +334,7 @@ func (r *Registry) Remove(ctx context.Context, d *Device) error {
 		return err
 	}
 	r.mu.Lock()
-	delete(r.byName, d.Name)
+	r.names.remove(d, r.byID)
 	r.byID[d.ID] = nil
 	r.sorted = nil
 	r.count--

@@ -11,10 +11,10 @@ type Conn struct {
 	own    owner   // who moves this connection's bytes
 	src    *source // the listener it came from
 	stream Stream  // nil before Open and after Closed; touched only where the stream's methods run
-	err    error   // why the connection ended; guarded by mu, set once
+	err    *error  // why the connection ended, nil before; guarded by mu, set once
 	out    *buffer // bytes to be sent, nil if none; guarded by mu
 	kept   *buffer // bytes the stream has not consumed, nil if none; touched only where the stream's methods run
-	remote netip.AddrPort
+	addr   netip.Addr
 
 	fd       int32  // the socket, -1 when closed; written under mu by the loop alone
 	slot     uint32 // place in the owner's table
@@ -29,6 +29,7 @@ type Conn struct {
 	eof      bool   // the peer has shut its sending side
 	shut     bool   // our sending side is shut
 	lingers  bool   // closed by this side, waits for the peer's end
+	port     uint16 // the peer's, at addr
 
 	discarded uint32 // bytes read and forgotten while lingering
 }
@@ -61,7 +62,7 @@ type source struct {
 }
 
 // Remote returns the peer's address; a 4-in-6 address is given as IPv4.
-func (c *Conn) Remote() netip.AddrPort { return c.remote }
+func (c *Conn) Remote() netip.AddrPort { return netip.AddrPortFrom(c.addr, c.port) }
 
 // Write sends b, or queues what the socket does not take at once. b is not kept. It returns ErrSlow if the outbox is
 // full, which also cuts the connection, and the reason of the end if the connection has ended.
@@ -69,7 +70,7 @@ func (c *Conn) Write(b []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.phase != phaseOpen {
-		return c.err
+		return c.reason()
 	}
 	return c.put(b, c.src.group.cfg.OutboxBytes)
 }
@@ -124,9 +125,18 @@ func (c *Conn) advance(p phase, reason error) bool {
 	}
 	c.phase = p
 	if c.err == nil {
-		c.err = reason
+		kept := reason // taken here, so that only the first reason needs memory of its own
+		c.err = &kept
 	}
 	return true
+}
+
+// reason is why the connection ended, nil before. The lock is held.
+func (c *Conn) reason() error {
+	if c.err == nil {
+		return nil
+	}
+	return *c.err
 }
 
 // put sends or queues b, keeping at most limit bytes queued. The lock is held.

@@ -227,7 +227,7 @@ func (l *eloop) open(a *accepted) {
 		_ = unix.Close(a.fd)
 		return
 	}
-	c := &Conn{own: l, src: a.src, remote: a.remote, fd: int32(a.fd), heap: -1, corked: true}
+	c := &Conn{own: l, src: a.src, addr: a.remote.Addr(), port: a.remote.Port(), fd: int32(a.fd), heap: -1, corked: true}
 	l.table.add(c)
 	stream, err := a.src.handler.Open(c, a.remote)
 	if err != nil || stream == nil {
@@ -360,7 +360,7 @@ func (l *eloop) finish(c *Conn, p phase, reason error) {
 // settle does what the phase of a connection asks for, once it is no longer open.
 func (l *eloop) settle(c *Conn) {
 	c.mu.Lock()
-	ph, err := c.phase, c.err
+	ph, err := c.phase, c.reason()
 	c.mu.Unlock()
 	if ph == phaseOpen || ph == phaseGone {
 		return

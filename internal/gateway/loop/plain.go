@@ -65,7 +65,8 @@ func (p *plain) serve(ctx context.Context, ln net.Listener, conf *tls.Config, sr
 // begin does the handshake in a goroutine that then ends, so that its large stack is given back.
 func (p *plain) begin(nc net.Conn, conf *tls.Config, src *source) {
 	pc := &plainConn{group: p.group, raw: nc, nc: nc, woken: make(chan struct{})}
-	pc.conn = Conn{own: pc, src: src, fd: -1, heap: -1, corked: true, remote: addrOf(nc)}
+	remote := addrOf(nc)
+	pc.conn = Conn{own: pc, src: src, fd: -1, heap: -1, corked: true, addr: remote.Addr(), port: remote.Port()}
 	if conf != nil {
 		if !p.shake(nc, true) {
 			_ = nc.Close()
@@ -115,7 +116,7 @@ func (p *plain) run(pc *plainConn) {
 	p.mu.Unlock()
 
 	pc.turn.Lock()
-	stream, err := c.src.handler.Open(c, c.remote)
+	stream, err := c.src.handler.Open(c, c.Remote())
 	if err != nil || stream == nil {
 		stats.Refused.Add(1)
 		c.mu.Lock()
@@ -326,7 +327,7 @@ func (pc *plainConn) finish() {
 	c.stream = nil
 	pc.turn.Unlock()
 	c.mu.Lock()
-	err := c.err
+	err := c.reason()
 	c.mu.Unlock()
 	stats.Open.Add(-1)
 	stream.Closed(err)
