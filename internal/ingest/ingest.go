@@ -241,15 +241,15 @@ func (r *Road) offline(d *registry.Device, state *registry.State, reason string)
 func (r *Road) Begin() {
 	unrecorded := 0
 	var last error
-	for _, d := range r.devices.All() {
+	r.devices.Each(func(d *registry.Device) {
 		state := d.Lock()
+		defer d.Unlock()
 		if state.Session != 0 {
 			if err := r.offline(d, state, "restart"); err != nil {
 				unrecorded, last = unrecorded+1, err
 			}
 		}
-		d.Unlock()
-	}
+	})
 	if unrecorded > 0 {
 		r.cfg.Logger.Warn("devices went offline unrecorded", "devices", unrecorded, "reason", "restart", "err", last)
 	}

@@ -153,6 +153,19 @@ func (r *Registry) Len() int {
 	return r.count
 }
 
+// Each calls yield for each device there is at about now, by number. Unlike All it builds
+// nothing.
+func (r *Registry) Each(yield func(*Device)) {
+	r.mu.RLock()
+	byID := r.byID
+	r.mu.RUnlock()
+	for i := range byID {
+		if d := r.Get(signalbox.DeviceID(i)); d != nil { //nolint:gosec // an index of devices
+			yield(d)
+		}
+	}
+}
+
 // All gives the devices in order of their names. The slice is shared: do not change it.
 func (r *Registry) All() []*Device {
 	r.mu.RLock()
