@@ -197,10 +197,10 @@ func (s *server) deleteDevice(ctx context.Context, in *DevicePath) (*struct{}, e
 	if err != nil {
 		return nil, err
 	}
-	s.Commands.Forget(d.ID)
 	if err := s.Devices.Remove(ctx, d); err != nil {
 		return nil, err
 	}
+	s.Commands.Forget(d.ID)
 	s.endSession(d, reasonRemoved)
 	return nil, nil //nolint:nilnil // huma answers 204
 }

@@ -62,6 +62,11 @@ func (s *server) outside(mux *http.ServeMux) http.Handler {
 			s.noRoute(answer, r, handler)
 			return
 		}
+		defer func() {
+			if r.MultipartForm != nil { // net/http removes the files of its own copy of the request only
+				_ = r.MultipartForm.RemoveAll()
+			}
+		}()
 		mux.ServeHTTP(answer, r)
 	})
 }

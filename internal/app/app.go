@@ -89,6 +89,10 @@ func Open(ctx context.Context, o Options) (*App, error) {
 	if a.lock, err = lockDir(a.cfg.Data); err != nil {
 		return nil, err
 	}
+	// A directory that was there already may be open to others.
+	if err := os.Chmod(a.cfg.Data, 0o700); err != nil { //nolint:gosec // a directory needs x
+		a.logger.Warn("the data directory cannot be made private", "data", a.cfg.Data, "err", err)
+	}
 	if err := a.open(ctx); err != nil {
 		return nil, errors.Join(err, a.release())
 	}

@@ -108,17 +108,20 @@ func (a *App) openDoors(ctx context.Context) (doors []door, err error) {
 		}
 	}
 	open("devices", "devices.listen", d.Listen, func(ctx context.Context, l net.Listener) error { return a.group.Serve(ctx, l, a.sockets) })
+	var deviceTLS *tls.Config
+	if d.TLS.Listen != "" && err == nil {
+		deviceTLS, err = certificate(d.TLS.Cert, d.TLS.Key)
+	}
 	open("devices_tls", "devices.tls.listen", d.TLS.Listen, func(ctx context.Context, l net.Listener) error {
-		conf, err := certificate(d.TLS.Cert, d.TLS.Key)
-		if err != nil {
-			return err
-		}
-		return a.group.ServeTLS(ctx, l, conf, a.sockets)
+		return a.group.ServeTLS(ctx, l, deviceTLS, a.sockets)
 	})
 	a.http = a.httpServer(a.handler)
+	if t := a.cfg.HTTP.TLS; t.Cert != "" && err == nil {
+		a.http.TLSConfig, err = certificate(t.Cert, t.Key)
+	}
 	open("http", "http.listen", a.cfg.HTTP.Listen, func(_ context.Context, l net.Listener) error {
-		if t := a.cfg.HTTP.TLS; t.Cert != "" {
-			return a.http.ServeTLS(l, t.Cert, t.Key)
+		if a.http.TLSConfig != nil {
+			return a.http.ServeTLS(l, "", "")
 		}
 		return a.http.Serve(l)
 	})

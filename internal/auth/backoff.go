@@ -107,8 +107,9 @@ func (b *Backoff) knownAs(pair, address place) place {
 }
 
 // Delay gives how long attempts of name from addr are to be refused unchecked: 0 means
-// check the credential now. It is 0 wherever a success has been seen before. A wait that
-// is given counts as refused, and does not make the wait longer.
+// check the credential now. Where a success has been seen before it is 0; with PairOnly a
+// success lifts the wait of the address only, because each guess at that name counts. A
+// wait that is given counts as refused, and does not make the wait longer.
 func (b *Backoff) Delay(name string, addr netip.Addr, now time.Time) time.Duration {
 	if !addr.IsValid() {
 		return 0
@@ -116,11 +117,15 @@ func (b *Backoff) Delay(name string, addr netip.Addr, now time.Time) time.Durati
 	at := now.Sub(b.start)
 	pair, address := b.places(name, addr)
 	b.mu.Lock()
-	wait := max(b.waitOf(pair, at), b.waitOf(address, at))
-	if wait > 0 && b.known.find(b.knownAs(pair, address)) != nil {
-		wait = 0
+	ofPair, ofAddress := b.waitOf(pair, at), b.waitOf(address, at)
+	if max(ofPair, ofAddress) > 0 && b.known.find(b.knownAs(pair, address)) != nil {
+		ofAddress = 0
+		if !b.cfg.PairOnly {
+			ofPair = 0
+		}
 	}
 	b.mu.Unlock()
+	wait := max(ofPair, ofAddress)
 	if wait > 0 {
 		b.refused.Add(1)
 	}

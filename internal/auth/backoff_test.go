@@ -95,10 +95,11 @@ func TestBackoffKnown(t *testing.T) {
 	tests := []struct {
 		name     string
 		pairOnly bool
-		stranger time.Duration // the wait of a name that never logged in from there
+		known    time.Duration // the wait of the name that logged in from there
+		stranger time.Duration // and of one that never did
 	}{
-		{"devices", false, 0},
-		{"people", true, time.Second},
+		{"devices", false, 0, 0},
+		{"people", true, time.Second, time.Second}, // each guess at a password counts
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -107,11 +108,11 @@ func TestBackoffKnown(t *testing.T) {
 				b.Succeed("a", home)
 				failures(b, 20, "a", home)
 				failures(b, 20, "b", home)
-				wantDelay(t, b, "a", home, 0)
+				wantDelay(t, b, "a", home, tt.known)
 				wantDelay(t, b, "b", home, tt.stranger)
 				failures(b, 5, "a", away)
 				wantDelay(t, b, "a", away, time.Second)
-				wantDelay(t, b, "a", home, 0)
+				wantDelay(t, b, "a", home, tt.known)
 			})
 		})
 	}

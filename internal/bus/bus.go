@@ -16,6 +16,9 @@ type Bus struct {
 	subs      []*Subscription
 }
 
+// maxQueued bounds the bodies that wait for one subscriber, in bytes.
+const maxQueued = 4 << 20
+
 // Filter says which entries a subscriber wants; it is called by the publisher and must be
 // quick. nil wants all.
 type Filter func(e *signalbox.Entry) bool
@@ -27,6 +30,7 @@ type Subscription struct {
 	size   int
 	mu     sync.Mutex
 	queue  []signalbox.Entry
+	bytes  int // of the bodies in queue
 	missed int64
 	ready  chan struct{}
 }
@@ -63,8 +67,9 @@ func (b *Bus) Publish(e *signalbox.Entry) {
 
 func (s *Subscription) offer(e *signalbox.Entry) {
 	s.mu.Lock()
-	if len(s.queue) < s.size {
+	if len(s.queue) < s.size && s.bytes+len(e.Body) <= maxQueued {
 		s.queue = append(s.queue, *e)
+		s.bytes += len(e.Body)
 	} else {
 		s.missed++
 	}
@@ -83,7 +88,7 @@ func (s *Subscription) Next(ctx context.Context, buf []signalbox.Entry) (entries
 		if len(s.queue) > 0 || s.missed > 0 {
 			buf = append(buf, s.queue...)
 			clear(s.queue)
-			s.queue = s.queue[:0]
+			s.queue, s.bytes = s.queue[:0], 0
 			missed, s.missed = s.missed, 0
 			s.mu.Unlock()
 			return buf, missed, nil

@@ -135,9 +135,9 @@ func (r *Road) recall(ctx context.Context, res *lateResult) {
 }
 
 // Forget cancels what waits and what is unanswered for a device that is being removed.
-// Call it before its rows are deleted; a change that reaches the disk only after that leaves
-// an ended row behind, which is deleted in its time. A disabled device keeps its commands: they wait
-// until they expire.
+// Call it before its rows are deleted; rows that are still to be written after that are
+// dropped, for the store takes none of a device that is gone. A disabled device keeps its
+// commands: they wait until they expire.
 func (r *Road) Forget(id signalbox.DeviceID) {
 	sh := r.shard(id)
 	sh.mu.Lock()
@@ -157,11 +157,9 @@ func (r *Road) Forget(id signalbox.DeviceID) {
 	sh.tidy(id)
 }
 
-// runJanitor does what needs the store: late results, rows that are active no longer,
-// and pruning.
+// runJanitor does what needs the store: late results and pruning.
 func (r *Road) runJanitor(ctx context.Context) {
-	tidy, prune := time.NewTicker(250*time.Millisecond), time.NewTicker(r.cfg.PruneEvery)
-	defer tidy.Stop()
+	prune := time.NewTicker(r.cfg.PruneEvery)
 	defer prune.Stop()
 	for {
 		select {
@@ -170,8 +168,6 @@ func (r *Road) runJanitor(ctx context.Context) {
 			return
 		case res := <-r.late:
 			r.recall(ctx, &res)
-		case <-tidy.C:
-			r.retire(ctx)
 		case <-prune.C:
 			r.prune(ctx)
 		}
@@ -189,33 +185,6 @@ func (r *Road) recallRest(ctx context.Context) {
 		default:
 			return
 		}
-	}
-}
-
-// retireBatch bounds a transaction of the janitor, so that the log's commits do not wait.
-const retireBatch = 64
-
-// retire marks the rows of commands that nothing can happen to any more.
-func (r *Road) retire(ctx context.Context) {
-	for {
-		rows := r.retired.peek(retireBatch)
-		if len(rows) == 0 {
-			return
-		}
-		err := r.store.Update(ctx, func(tx *store.Tx) error {
-			for i := range rows {
-				if err := tx.PutCommand(ctx, &rows[i].c, rows[i].active); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			// They keep; at worst the next start does it.
-			r.logger.Debug("ended commands could not be marked", "err", err)
-			return
-		}
-		r.retired.drop(len(rows))
 	}
 }
 

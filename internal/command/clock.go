@@ -207,12 +207,14 @@ func (r *Road) ring(e *entry) {
 		return
 	}
 	if e.c.Settled() && !e.watched && over(e.idle.Add(linger)) {
-		if r.log.Committed() < e.pos {
-			r.clock.set(e, t.Add(retryEvery)) // the store does not know it yet
-			return
+		owes := r.image.owes(e)
+		if !owes && e.stored && !keepsActive(&e.c, false) {
+			r.image.touch(e)
+			owes = true
 		}
-		if e.stored && !keepsActive(&e.c, false) {
-			r.retired.add(row{e.c, false})
+		if owes {
+			r.clock.set(e, t.Add(rowDelay/2)) // the store does not know it yet
+			return
 		}
 		r.evict(sh, e)
 		return

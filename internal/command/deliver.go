@@ -224,8 +224,8 @@ func (r *Road) flush(l *lane, s *session.Session, object []byte) bool {
 }
 
 // send marks e as sent to s and queues it for the moment the mark is on disk. On an error
-// nothing has changed. The caller holds the shard; also as for write.
-func (r *Road) send(l *lane, e *entry, s *session.Session, object []byte, u history.Urgency, also []row) error {
+// nothing has changed. The caller holds the shard; replaced as for write.
+func (r *Road) send(l *lane, e *entry, s *session.Session, object []byte, u history.Urgency, replaced []*entry) error {
 	c := e.c
 	c.State = signalbox.CommandSent
 	c.SentAt = notBefore(now(), c.CreatedAt)
@@ -233,14 +233,14 @@ func (r *Road) send(l *lane, e *entry, s *session.Session, object []byte, u hist
 	c.Already = c.Value != nil && object != nil && shows(object, c.Name, *c.Value)
 	watch := r.worthWatching(&c)
 	older := l.watched(c.Name)
-	if older != nil && older.stored && !keepsActive(&older.c, false) {
-		also = append(also, row{older.c, false})
+	var also []*entry
+	if older != nil && !keepsActive(&older.c, false) {
+		also = append(also, older) // its row, if it says active, must not for longer than this is new
 	}
-	active := keepsActive(&c, watch)
 
 	// Held around Append, so that the queue is in the order of the log.
 	r.out.mu.Lock()
-	pos, err := r.write(u, row{c, active}, also)
+	pos, err := r.write(u, e, &c, replaced, also)
 	if err == nil {
 		r.out.push(outgoing{pos, e, s})
 	}
@@ -256,7 +256,6 @@ func (r *Road) send(l *lane, e *entry, s *session.Session, object []byte, u hist
 	e.c.State, e.c.SentAt, e.c.Protocol, e.c.Already = c.State, c.SentAt, c.Protocol, c.Already
 	e.session, e.handed, e.sentPos = s.ID, false, pos
 	if older != nil {
-		older.stored = older.stored && keepsActive(&older.c, false)
 		r.unwatch(l, older)
 		r.arm(older)
 	}
@@ -267,7 +266,7 @@ func (r *Road) send(l *lane, e *entry, s *session.Session, object []byte, u hist
 		l.open = append(l.open, e)
 	}
 	r.stats.state(signalbox.CommandSent)
-	r.saved(e, pos, active)
+	r.saved(e, pos)
 	r.arm(e)
 	return nil
 }

@@ -10,8 +10,7 @@
 //	   └──► canceled
 //
 // A command for a device that is online is recorded as sent at once: it was queued for
-// no time at all. Every change is one entry of the log, and the command's row changes in
-// the same transaction.
+// no time at all. Every change is one entry of the log; the command's row follows.
 //
 //   - Sent means «marked as sent», and the mark is on disk before a byte is written to the
 //     device. Delivered needs the device's ack, succeeded and failed its result; a result
@@ -42,6 +41,25 @@
 // written twice under one ID within a connection. Nothing submitted is lost: Submit
 // returns when the command is on disk.
 //
+// # Log and table
+//
+// The log is the truth, the table command a late image of it. A change is durable with the
+// commit of its log entry, which holds the whole command as JSON; one that cancels queued
+// commands names them, so that both happen or neither. Rows are written in the background,
+// half a second after a command's first change that they do not show: most commands get
+// one write. A row is never ahead of the committed log, and a command stays in memory until
+// its row shows its last state, so that Get, List, late results and idempotency keys see
+// what has no row yet.
+//
+// The value command_checkpoint in the table meta is a log position: every command entry up
+// to it is in the table. It is written with rows, and never ahead of them. Load reads the
+// active rows, replays the log's command entries after the checkpoint, the newest of each
+// command counting, and writes their rows before anything else happens. So a crash at any
+// moment loses nothing, and a clean stop leaves nothing to replay. A database without a
+// checkpoint is one in which rows and entries were written together; Load gives it one.
+//
+// Rows of a removed device are dropped: the store takes none for a device that is gone.
+//
 // # Confirmation
 //
 // While Config.ConfirmWindow after SentAt runs, telemetry received after the command was
@@ -66,5 +84,6 @@
 //
 // Config bounds commands per device, commands in memory, and requests per bulk. Results
 // that come for commands no longer in memory wait in a queue of 1,024; more are dropped
-// and counted (Stats.Ignored).
+// and counted (Stats.Ignored). Rows that wait to be written count as commands in memory;
+// while 10,000 or more wait they are written without a pause (Stats.Rushed).
 package command

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,7 +24,8 @@ type testLog struct {
 	mu       sync.Mutex
 	next     signalbox.Position
 	pending  []pendingEntry
-	entries  []signalbox.Entry // all that was appended
+	past     []signalbox.Entry // committed in earlier lives
+	entries  []signalbox.Entry // all that was appended in this one
 	wake     chan struct{}
 	changed  chan struct{} // closed and renewed at each commit
 	held     bool
@@ -41,9 +43,15 @@ type pendingEntry struct {
 	change history.Change
 }
 
-func newTestLog(t testing.TB, st *store.Store) *testLog {
+// newTestLog makes a log that goes on where another, which may be nil, was committed to.
+func newTestLog(t testing.TB, st *store.Store, before *testLog) *testLog {
 	t.Helper()
 	l := &testLog{store: st, wake: make(chan struct{}, 1), changed: make(chan struct{})}
+	if before != nil {
+		l.past = before.kept()
+		l.next = before.Committed()
+		l.committed.Store(uint64(l.next))
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	l.stop = stop
 	l.done.Go(func() { l.run(ctx, t) })
@@ -131,6 +139,26 @@ func (l *testLog) Wait(ctx context.Context, p signalbox.Position) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// kept is what is committed.
+func (l *testLog) kept() []signalbox.Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	kept := slices.Concat(l.past, l.entries)
+	return slices.DeleteFunc(kept, func(e signalbox.Entry) bool { return e.Position > l.Committed() })
+}
+
+func (l *testLog) Scan(_ context.Context, from signalbox.Position, yield func(*signalbox.Entry) error) error {
+	for _, e := range l.kept() {
+		if e.Position < from {
+			continue
+		}
+		if err := yield(&e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *testLog) Committed() signalbox.Position { return signalbox.Position(l.committed.Load()) }
@@ -302,7 +330,7 @@ func (g *rig) start() {
 		g.t.Fatal(err)
 	}
 	enroll(g.t, st, g.devices)
-	g.store, g.log, g.sessions = st, newTestLog(g.t, st), session.New()
+	g.store, g.log, g.sessions = st, newTestLog(g.t, st, g.log), session.New()
 	g.road = New(g.cfg, g.log, st, g.sessions, g.devices, slog.New(slog.DiscardHandler))
 	if err := g.road.Load(context.Background()); err != nil {
 		g.t.Fatal(err)
@@ -410,10 +438,16 @@ func (g *rig) until(id, what string, ok func(*signalbox.Command) bool) signalbox
 	}
 }
 
-// durable waits until all that was appended is on disk.
+// durable waits until all that was appended is on disk, and in the table.
 func (g *rig) durable() {
 	g.t.Helper()
-	if err := g.log.Wait(context.Background(), signalbox.Position(g.road.last.Load())); err != nil {
+	g.road.image.mu.Lock()
+	last := g.road.image.last
+	g.road.image.mu.Unlock()
+	if err := g.log.Wait(context.Background(), last); err != nil {
+		g.t.Fatal(err)
+	}
+	if err := g.road.flushRows(context.Background()); err != nil {
 		g.t.Fatal(err)
 	}
 }

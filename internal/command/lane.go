@@ -1,7 +1,6 @@
 package command
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"hash/maphash"
@@ -11,15 +10,14 @@ import (
 
 	"signalbox"
 	"signalbox/internal/history"
-	"signalbox/internal/store"
 )
 
 // shardCount divides devices, and command IDs, among locks.
 const shardCount = 64
 
 // A shard holds the lanes of some devices. Its lock is held for memory work and for
-// log.Append only. The locks of index, clock, outbox and kicks are taken inside it, never
-// around it.
+// log.Append only. The locks of index, clock, outbox, kicks and, inside the outbox's, of
+// image are taken inside it, never around it.
 type shard struct {
 	mu    sync.Mutex
 	lanes map[signalbox.DeviceID]*lane
@@ -82,11 +80,14 @@ type entry struct {
 	lapsed  bool   // ExpiresAt passed while the device had it: not written again
 	watched bool   // in lane.watch
 	stored  bool   // the row says active
+	queued  bool   // in the queue of rows to write; the image's
 	unsaved bool   // the latest change is not in the log yet
 	counted bool   // in Road.active
 	gone    bool   // no longer in memory
 
 	idle time.Time // since when nothing can happen to it any more; zero while something can
+
+	owed int // writes of the row that are under way or queued; the image's
 
 	due  int64 // Unix µs; the clock's
 	slot int   // place in the clock's heap plus one; the clock's
@@ -136,7 +137,8 @@ func (r *Road) admit(sh *shard, e *entry) {
 	r.count(e)
 }
 
-// evict forgets e; its row in the store tells the rest. The caller holds sh.
+// evict forgets e; its row in the store, which is up to date, tells the rest. The caller
+// holds sh.
 func (r *Road) evict(sh *shard, e *entry) {
 	e.gone = true
 	r.index.set(e.c.ID, nil)
@@ -169,65 +171,55 @@ func keepsActive(c *signalbox.Command, watched bool) bool {
 	return !c.State.Ended()
 }
 
-// A row is what a change writes of one command.
-type row struct {
-	c      signalbox.Command
-	active bool
+// A record is the body of a log entry: the command after a change.
+type record struct {
+	signalbox.Command
+	// Replaces are the IDs of queued commands that this one, which is new, canceled. Their
+	// own entries follow, but may not make it into the same commit.
+	Replaces []string `json:"replaces,omitempty"`
 }
 
-// write appends one log entry: c is the command after the change, also are rows of others
-// that change in the same transaction. The caller holds the shard.
-func (r *Road) write(u history.Urgency, c row, also []row) (signalbox.Position, error) {
-	body, err := json.Marshal(&c.c)
+// write appends one log entry: c is the command e after the change. It cancels the queued
+// commands replaced; rows of others that follow from it are in also. The caller holds the
+// shard.
+func (r *Road) write(u history.Urgency, e *entry, c *signalbox.Command, replaced, also []*entry) (signalbox.Position, error) {
+	rec := record{Command: *c}
+	for _, old := range replaced {
+		rec.Replaces = append(rec.Replaces, old.c.ID)
+	}
+	body, err := json.Marshal(&rec)
 	if err != nil {
 		return 0, fmt.Errorf("encode command: %w", err)
 	}
-	e := signalbox.Entry{Device: c.c.To, Kind: signalbox.EntryCommand, Body: body}
-	err = r.log.Append(&e, u, func(ctx context.Context, tx *store.Tx) error {
-		if err := tx.PutCommand(ctx, &c.c, c.active); err != nil {
-			return err
-		}
-		for i := range also {
-			if err := tx.PutCommand(ctx, &also[i].c, also[i].active); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	entry := signalbox.Entry{Device: c.To, Kind: signalbox.EntryCommand, Body: body}
+	if err := r.image.append(r.log, &entry, u, e, slices.Concat(replaced, also)); err != nil {
 		return 0, err
 	}
-	for p := uint64(e.Position); ; {
-		last := r.last.Load()
-		if last >= p || r.last.CompareAndSwap(last, p) {
-			return e.Position, nil
-		}
-	}
+	return entry.Position, nil
 }
 
 // save records e as it is now. When the log refuses, the change stays in memory and is
 // tried again until it is taken; until then nobody is told that the command has settled.
 // The caller holds the shard.
 func (r *Road) save(e *entry, u history.Urgency) {
-	active := keepsActive(&e.c, e.watched)
 	if e.done != nil && e.c.Settled() {
 		u = history.Now
 	}
-	pos, err := r.write(u, row{e.c, active}, nil)
+	pos, err := r.write(u, e, &e.c, nil, nil)
 	if err != nil {
 		if !e.unsaved {
 			r.logger.Warn("a change of a command waits for the log", "command_id", e.c.ID, "state", string(e.c.State), "err", err)
 		}
 		e.unsaved = true
 	} else {
-		r.saved(e, pos, active)
+		r.saved(e, pos)
 	}
 	r.arm(e)
 }
 
 // saved notes that e's present state has its place in the log.
-func (r *Road) saved(e *entry, pos signalbox.Position, active bool) {
-	e.pos, e.unsaved, e.stored = pos, false, active
+func (r *Road) saved(e *entry, pos signalbox.Position) {
+	e.pos, e.unsaved = pos, false
 	if e.c.Settled() && e.done != nil {
 		close(e.done)
 		e.done = nil

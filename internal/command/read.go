@@ -2,6 +2,8 @@ package command
 
 import (
 	"context"
+	"slices"
+	"strings"
 
 	"signalbox"
 	"signalbox/internal/history"
@@ -47,7 +49,9 @@ func (r *Road) List(ctx context.Context, device signalbox.DeviceID, before strin
 	if _, _, ok := parseID(before); !ok && before != "" {
 		return nil, signalbox.Errorf(signalbox.KindInvalid, "invalid_cursor", "%.40q is not the ID of a command, which has %d characters", before, idLen)
 	}
-	list := make([]signalbox.Command, 0, min(limit, 100))
+	// In this order: what leaves the first by then is in the second.
+	late := r.image.newest(device, before, limit)
+	list := make([]signalbox.Command, 0, min(limit, 100)+len(late))
 	err := r.store.Commands(ctx, device, before, limit, func(c *signalbox.Command) error {
 		list = append(list, *c)
 		return nil
@@ -60,7 +64,30 @@ func (r *Road) List(ctx context.Context, device signalbox.DeviceID, before strin
 			list[i] = c
 		}
 	}
-	return list, nil
+	return r.mergeLate(list, late, limit), nil
+}
+
+// mergeLate puts commands whose rows are behind into a list of commands from the store,
+// newest first. Those of a removed device are left out.
+func (r *Road) mergeLate(list []signalbox.Command, late []*entry, limit int) []signalbox.Command {
+	newestFirst := func(a, b signalbox.Command) int { return strings.Compare(b.ID, a.ID) }
+	stored := len(list)
+	for _, e := range late {
+		if r.devices.NameOf(e.c.To) == "" {
+			continue
+		}
+		sh := r.shard(e.c.To)
+		sh.mu.Lock()
+		c := e.c
+		sh.mu.Unlock()
+		if at, found := slices.BinarySearchFunc(list[:stored], c, newestFirst); found {
+			list[at] = c
+			continue
+		}
+		list = append(list, c)
+	}
+	slices.SortFunc(list, newestFirst)
+	return list[:min(limit, len(list))]
 }
 
 // Wait returns when the command has settled (signalbox.Command.Settled) and that is on

@@ -27,10 +27,18 @@ type Devices interface {
 	LatestObject(id signalbox.DeviceID) []byte
 }
 
-// Store is what the road reads and writes of the database. Changes of state are not
-// written through it but as riders of log entries.
+// Log is what the road needs of the intake log.
+type Log interface {
+	history.Appender
+	// Scan calls yield for every entry from position from on, in log order, up to what was
+	// committed when it began. The entry and its body are lent for the call.
+	Scan(ctx context.Context, from signalbox.Position, yield func(*signalbox.Entry) error) error
+}
+
+// Store is what the road reads and writes of the database. Its rows follow the log.
 type Store interface {
 	Update(ctx context.Context, fn func(tx *store.Tx) error) error
+	Meta(ctx context.Context, name string) (string, error)
 	ActiveCommands(ctx context.Context, yield func(*signalbox.Command) error) error
 	Command(ctx context.Context, id string) (*signalbox.Command, error)
 	CommandByKey(ctx context.Context, device signalbox.DeviceID, key string) (*signalbox.Command, error)
@@ -97,31 +105,30 @@ const (
 // Road is the command road. Make one with New, then Load, then Run.
 type Road struct {
 	cfg      Config
-	log      history.Appender
+	log      Log
 	store    Store
 	sessions *session.Table
 	devices  Devices
 	logger   *slog.Logger
 
-	ids     ids
-	shards  [shardCount]shard
-	index   index
-	clock   clock
-	out     outbox
-	kicks   kicks
-	late    chan lateResult
-	retired retired
-	stats   stats
+	ids    ids
+	shards [shardCount]shard
+	index  index
+	clock  clock
+	out    outbox
+	kicks  kicks
+	late   chan lateResult
+	image  image
+	stats  stats
 
 	held     atomic.Int64 // entries in memory
 	active   atomic.Int64 // of them not settled
 	watching atomic.Int64 // of them awaiting confirmation
-	last     atomic.Uint64
 	stopping atomic.Bool
 }
 
 // New makes a road. It registers with the log, so it must be made before the log runs.
-func New(cfg Config, log history.Appender, st Store, sessions *session.Table, devices Devices, logger *slog.Logger) *Road {
+func New(cfg Config, log Log, st Store, sessions *session.Table, devices Devices, logger *slog.Logger) *Road {
 	cfg.fill()
 	r := &Road{
 		cfg: cfg, log: log, store: st, sessions: sessions, devices: devices, logger: logger,
@@ -134,33 +141,48 @@ func New(cfg Config, log history.Appender, st Store, sessions *session.Table, de
 	r.clock.wake = make(chan struct{}, 1)
 	r.out.wake = make(chan struct{}, 1)
 	r.kicks.wake = make(chan struct{}, 1)
+	r.image.wake = make(chan struct{}, 1)
 	log.OnCommit(func(signalbox.Position) { signal(r.out.wake) })
 	return r
 }
 
 // Run delivers what is committed, keeps time and cleans up until ctx ends. Then Submit
 // refuses, what is committed is still handed to connections, the last changes are given
-// two seconds to reach the disk, and Run returns with no goroutine left behind. The log
-// must outlive it.
+// two seconds to reach the disk and as long to reach the table, and Run returns with no
+// goroutine left behind. The log must outlive it. Rows that were not written in time are
+// made from the log by the next Load.
 func (r *Road) Run(ctx context.Context) error {
 	var parts sync.WaitGroup
-	for _, part := range []func(context.Context){r.runOutbox, r.runClock, r.runKicks, r.runJanitor} {
+	for _, part := range []func(context.Context){r.runOutbox, r.runClock, r.runKicks, r.runJanitor, r.runImage} {
 		parts.Go(func() { part(ctx) })
 	}
 	<-ctx.Done()
 	r.stopping.Store(true)
 	parts.Wait()
 	r.saveRest()
-	calm, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
-	defer cancel()
-	if last := signalbox.Position(r.last.Load()); last > 0 {
-		if err := r.log.Wait(calm, last); err != nil {
-			return fmt.Errorf("the last changes of commands are not on disk: %w", err)
-		}
+	if err := r.waitLast(ctx); err != nil {
+		return fmt.Errorf("the last changes of commands are not on disk: %w", err)
 	}
 	r.dispatch()
-	r.retire(calm)
+	if err := r.waitLast(ctx); err != nil { // a command may have expired in the last moment
+		return fmt.Errorf("the last changes of commands are not on disk: %w", err)
+	}
+	calm, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+	defer cancel()
+	if err := r.flushRows(calm); err != nil {
+		r.logger.Warn("some rows of commands were not written; the next start makes them from the log", "err", err)
+	}
 	return nil
+}
+
+// waitLast waits for the newest change to be on disk, for two seconds after ctx has ended.
+func (r *Road) waitLast(ctx context.Context) error {
+	calm, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+	defer cancel()
+	r.image.mu.Lock()
+	last := r.image.last
+	r.image.mu.Unlock()
+	return r.log.Wait(calm, last)
 }
 
 // signal wakes the one who receives from c, which holds one.

@@ -349,8 +349,9 @@ func TestReplaceCancelsTheQueued(t *testing.T) {
 	other := g.submit(signalbox.CommandRequest{Name: "servo2", Value: new("20"), TTL: time.Hour})
 	old2 := g.submit(signalbox.CommandRequest{Name: "servo1", Value: new("30"), TTL: time.Hour})
 	newest := g.submit(signalbox.CommandRequest{Name: "servo1", Value: new("40"), TTL: time.Hour, Replace: true})
+	g.durable()
 	for _, c := range []signalbox.Command{old1, old2} {
-		stored, err := g.store.Command(t.Context(), c.ID) // in the same commit
+		stored, err := g.store.Command(t.Context(), c.ID)
 		if err != nil || stored.State != signalbox.CommandCanceled || stored.EndedAt.IsZero() {
 			t.Errorf("stored %+v, %v", stored, err)
 		}

@@ -21,17 +21,21 @@ type Stats struct {
 	// commands that had one already, and late results dropped because too many came at once.
 	Ignored uint64
 	Pruned  uint64
+	// Rows counts rows written to the command table, Rushed the writes that did not wait for
+	// a row to be due because too many were behind the log.
+	Rows, Rushed uint64
 	// Refused counts refused requests by the error's code.
 	Refused map[string]uint64
 	// Active is how many commands have not settled, Held how many are in memory, Watching
-	// how many await confirmation.
-	Active, Held, Watching int64
+	// how many await confirmation. Behind is how many rows of the table are behind the log.
+	Active, Held, Watching, Behind int64
 }
 
 type stats struct {
 	submitted, sent, delivered, succeeded, failed atomic.Uint64
 	expired, timedOut, canceled, confirmed        atomic.Uint64
 	late, missed, ignored, pruned                 atomic.Uint64
+	rows, rushed                                  atomic.Uint64
 
 	mu     sync.Mutex
 	reason map[string]uint64 // a handful of codes
@@ -48,6 +52,7 @@ func (r *Road) Stats() Stats {
 		Succeeded: s.succeeded.Load(), Failed: s.failed.Load(), Expired: s.expired.Load(),
 		TimedOut: s.timedOut.Load(), Canceled: s.canceled.Load(), Confirmed: s.confirmed.Load(),
 		Late: s.late.Load(), Missed: s.missed.Load(), Ignored: s.ignored.Load(), Pruned: s.pruned.Load(),
+		Rows: s.rows.Load(), Rushed: s.rushed.Load(), Behind: int64(r.image.waiting()),
 		Refused: refused, Active: r.active.Load(), Held: r.held.Load(), Watching: r.watching.Load(),
 	}
 }
@@ -86,35 +91,4 @@ func (s *stats) refuse(code string) {
 		s.reason = make(map[string]uint64)
 	}
 	s.reason[code]++
-}
-
-// maxRetired bounds the rows that wait to be marked; of more the next start takes care.
-const maxRetired = 100_000
-
-// retired are rows that nothing can happen to any more but that still say active.
-type retired struct {
-	mu   sync.Mutex
-	rows []row
-}
-
-func (q *retired) add(r row) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if len(q.rows) < maxRetired {
-		q.rows = append(q.rows, r)
-	}
-}
-
-func (q *retired) peek(limit int) []row {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.rows[:min(limit, len(q.rows)):min(limit, len(q.rows))]
-}
-
-func (q *retired) drop(n int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.rows = q.rows[n:]; len(q.rows) == 0 {
-		q.rows = nil
-	}
 }

@@ -132,13 +132,10 @@ func (r *Road) place(id signalbox.DeviceID, req *signalbox.CommandRequest, u his
 
 	e := &entry{c: r.newCommand(id, req)}
 	var replaced []*entry
-	var also []row
 	if req.Replace {
 		for _, old := range l.waiting {
 			if old.c.Name == req.Name {
-				c := old.c
-				c.State, c.EndedAt = signalbox.CommandCanceled, e.c.CreatedAt
-				replaced, also = append(replaced, old), append(also, row{c, false})
+				replaced = append(replaced, old)
 			}
 		}
 	}
@@ -146,11 +143,11 @@ func (r *Road) place(id signalbox.DeviceID, req *signalbox.CommandRequest, u his
 		return ticket{}, signalbox.Errorf(signalbox.KindLimited, "too_many_commands",
 			"%d commands for the device %q wait or are unanswered; at most %d are allowed", n, req.Device, r.cfg.MaxActivePerDevice)
 	}
-	if err := r.enter(l, e, s, known, object, u, replaced, also); err != nil {
+	if err := r.enter(l, e, s, known, object, u, replaced); err != nil {
 		return ticket{}, err
 	}
 	for _, old := range replaced {
-		r.end(l, old, signalbox.CommandCanceled, u) // the row changed already; this tells the log
+		r.end(l, old, signalbox.CommandCanceled, u) // the entry of e says so already; this one is their own
 	}
 	r.admit(sh, e)
 	r.stats.submitted.Add(1)
@@ -158,14 +155,14 @@ func (r *Road) place(id signalbox.DeviceID, req *signalbox.CommandRequest, u his
 }
 
 // enter sends e, or queues it when the device is away. On an error it was not recorded.
-func (r *Road) enter(l *lane, e *entry, s *session.Session, known bool, object []byte, u history.Urgency, replaced []*entry, also []row) error {
+func (r *Road) enter(l *lane, e *entry, s *session.Session, known bool, object []byte, u history.Urgency, replaced []*entry) error {
 	if s != nil && known {
 		for _, old := range replaced {
 			l.waiting = without(l.waiting, old)
 		}
 		err := errWaiting
 		if r.flush(l, s, object) {
-			err = r.send(l, e, s, object, u, also)
+			err = r.send(l, e, s, object, u, replaced)
 		}
 		if err != nil {
 			l.waiting = merge(replaced, l.waiting)
@@ -174,11 +171,11 @@ func (r *Road) enter(l *lane, e *entry, s *session.Session, known bool, object [
 		}
 		return nil
 	}
-	pos, err := r.write(u, row{e.c, true}, also)
+	pos, err := r.write(u, e, &e.c, replaced, nil)
 	if err != nil {
 		return refusedByLog(err)
 	}
-	r.saved(e, pos, true)
+	r.saved(e, pos)
 	l.waiting = append(l.waiting, e)
 	r.arm(e)
 	if s != nil {

@@ -122,6 +122,7 @@ func (p *Pages) login(w http.ResponseWriter, r *http.Request) {
 		}
 		w.Header().Set("Retry-After", strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10))
 		p.refuse(w, r, http.StatusTooManyRequests, err)
+	case r.Context().Err() != nil: // the caller has gone
 	default:
 		p.refuse(w, r, http.StatusServiceUnavailable, err)
 	}

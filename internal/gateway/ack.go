@@ -7,8 +7,9 @@ import (
 	"signalbox"
 )
 
-// acks is the queue of sequence numbers that wait for their commit. It holds at most what
-// the log holds uncommitted, and is bounded by it.
+// acks is the queue of sequence numbers that wait for their commit. It holds messages that
+// the log holds uncommitted, and is bounded by it; a repeated message comes in only when
+// its first copy is on disk.
 type acks struct {
 	mu    sync.Mutex
 	queue []ack

@@ -37,11 +37,12 @@ type conn struct {
 	session  session.Session
 	boot     uint64
 	saved    uint64
-	opened   uint32 // Unix s
-	limit    limiter
+	opened   time.Duration      // on the gateway's clock
 	version  uint32             // of the secret it logged in with
 	asked    signalbox.Protocol // by the upgrade request
+	toldRate bool               // that it is too fast, since the last tick
 	told     bool               // of the full log
+	checked  bool               // its credential was good; the login may wait for the log
 	slowed   bool               // by rivals, once
 	ended    bool
 }
@@ -53,7 +54,6 @@ func (c *conn) address() netip.Addr { return c.ws.RemoteAddr().Addr() }
 func (c *conn) Opened(w *ws.Conn) {
 	c.ws = w
 	w.SetMessageLimit(authBytes)
-	c.limit.last = time.Now().UnixMicro()
 	if c.admitted != nil {
 		c.login(c.admitted, signalbox.ProtocolV2, nil)
 	}
@@ -67,6 +67,11 @@ func (c *conn) Receive(_ *ws.Conn, binary bool, payload []byte) time.Duration {
 	if c.device == nil && c.admitted != nil {
 		// Basic credentials were good, but the log was full at the time.
 		if wait := c.login(c.admitted, signalbox.ProtocolV2, nil); wait > 0 || c.ended {
+			return wait
+		}
+	}
+	if c.device != nil {
+		if wait := c.tooFast(); wait > 0 {
 			return wait
 		}
 	}
@@ -91,6 +96,19 @@ func (c *conn) Receive(_ *ws.Conn, binary bool, payload []byte) time.Duration {
 		c.answer(&f)
 	}
 	return 0
+}
+
+// tooFast takes a frame out of the device's budget, or says how long to wait.
+func (c *conn) tooFast() time.Duration {
+	if c.device.Take(c.g.cfg.MessagesPerSecond, c.g.cfg.Burst, c.g.now()) {
+		return 0
+	}
+	c.g.stats.RateLimited.Add(1)
+	if c.session.Protocol.Answers() && !c.toldRate {
+		c.toldRate = true
+		c.send(errorFrame("rate_limited", "More messages than allowed; the hub reads on when there is room.", 0))
+	}
+	return max(time.Second/time.Duration(c.g.cfg.MessagesPerSecond), rateWait)
 }
 
 // refuseFrame ends the connection for what is no JSON object.
@@ -152,7 +170,7 @@ func (c *conn) first(f *wire.Frame) time.Duration {
 		c.fail(protocol, frameUnauthorized, err.Code, err.Message)
 		return 0
 	}
-	c.version = version
+	c.version, c.checked = version, true
 	return c.login(d, max(protocol, signalbox.ProtocolV1), f.Boot)
 }
 
@@ -227,13 +245,6 @@ func (c *conn) replace(old *session.Session, now time.Time) {
 
 // telemetry takes one message of readings.
 func (c *conn) telemetry(f *wire.Frame, payload []byte) time.Duration {
-	if wait := c.limit.take(&c.g.cfg, time.Now()); wait > 0 {
-		c.g.stats.RateLimited.Add(1)
-		if c.session.Protocol.Answers() && c.limit.tell() {
-			c.send(errorFrame("rate_limited", "More messages than allowed; the hub reads on when there is room.", 0))
-		}
-		return wait
-	}
 	m := ingest.Message{Body: payload}
 	answers := c.session.Protocol.Answers()
 	if answers {
@@ -252,14 +263,18 @@ func (c *conn) telemetry(f *wire.Frame, payload []byte) time.Duration {
 	}
 	settles, verdict := c.g.Ingest.Telemetry(c.device, c.session.ID, &m)
 	switch verdict {
-	case ingest.Stored, ingest.Duplicate:
+	case ingest.Duplicate:
+		if settles > c.g.Log.Committed() {
+			return fullWait // it comes again when its first copy is on disk
+		}
+		c.g.acks.add(c, settles, m.Seq)
+	case ingest.Stored:
 		if m.Seq != 0 {
 			c.g.acks.add(c, settles, m.Seq)
 		}
 	case ingest.Stale:
 		c.End("replaced")
 	case ingest.Full:
-		c.limit.giveBack()
 		return c.full()
 	case ingest.Stopping:
 		c.End("shutdown")
@@ -309,8 +324,12 @@ func (c *conn) answer(f *wire.Frame) {
 }
 
 // Tick implements ws.Endpoint.
-func (c *conn) Tick(_ *ws.Conn, now time.Time) {
-	if c.device == nil && !c.ended && now.Unix()-int64(c.opened) > int64(c.g.cfg.AuthTimeout/time.Second) {
+func (c *conn) Tick(*ws.Conn, time.Time) {
+	c.toldRate = false
+	if c.device == nil && c.admitted != nil && !c.ended {
+		c.login(c.admitted, signalbox.ProtocolV2, nil) // had to wait, and the device may say nothing by itself
+	}
+	if c.device == nil && c.admitted == nil && !c.checked && !c.ended && c.g.now()-c.opened > c.g.cfg.AuthTimeout {
 		c.g.stats.AuthTimeouts.Add(1)
 		c.fail(c.asked, frameAuthRequired, "auth_timeout", "No login came in time.")
 	}
@@ -386,38 +405,4 @@ func (c *conn) close(code uint16, words string) {
 
 func (c *conn) send(frame []byte) {
 	_ = c.ws.Send(frame) // what cannot be sent ends the connection, and Closed tells
-}
-
-// limiter is a token bucket that looks at the clock only when it is empty.
-type limiter struct {
-	tokens int32
-	told   int32 // Unix s of the last time the device was told
-	last   int64 // Unix µs of the last refill
-}
-
-// take takes a token, or says how long to wait for some.
-func (l *limiter) take(cfg *Config, now time.Time) time.Duration {
-	if l.tokens <= 0 {
-		micros := now.UnixMicro()
-		rate := int64(cfg.MessagesPerSecond)
-		fresh := min((micros-l.last)*rate/1e6, int64(cfg.Burst))
-		if fresh <= 0 {
-			return max(time.Second/time.Duration(rate), rateWait)
-		}
-		l.tokens, l.last = int32(fresh), micros //nolint:gosec // at most Burst
-	}
-	l.tokens--
-	return 0
-}
-
-func (l *limiter) giveBack() { l.tokens++ }
-
-// tell reports whether the device should be told now: once a second.
-func (l *limiter) tell() bool {
-	now := int32(time.Now().Unix() & 0x7fffffff) //nolint:gosec // masked
-	if now == l.told {
-		return false
-	}
-	l.told = now
-	return true
 }

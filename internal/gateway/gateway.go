@@ -106,12 +106,17 @@ type Gateway struct {
 	mu        sync.Mutex
 	addresses map[netip.Addr]int
 	open      int
+
+	began time.Time
 }
+
+// now is the time since the gateway began, by a clock that cannot be set.
+func (g *Gateway) now() time.Duration { return time.Since(g.began) }
 
 // New makes a gateway. Call it before the log runs.
 func New(cfg Config, parts Parts) *Gateway {
 	cfg.defaults()
-	g := &Gateway{Parts: parts, cfg: cfg, addresses: make(map[netip.Addr]int)}
+	g := &Gateway{Parts: parts, cfg: cfg, addresses: make(map[netip.Addr]int), began: time.Now()}
 	g.acks.init()
 	g.rival.init()
 	parts.Log.OnCommit(g.acks.committed)
@@ -180,7 +185,7 @@ func (g *Gateway) Upgrade(r *ws.Request) (ws.Endpoint, *ws.Refusal) {
 		g.stats.OriginRefused.Add(1)
 		return nil, &ws.Refusal{Status: 403, Text: "Pages of this origin may not connect to the device port; the setting devices.origins admits them."}
 	}
-	c := &conn{g: g, opened: uint32(time.Now().Unix()), limit: limiter{tokens: int32(g.cfg.Burst)}} //nolint:gosec // configured within int32
+	c := &conn{g: g, opened: g.now()}
 	if r.Choose(Subprotocol) {
 		c.asked = signalbox.ProtocolV2
 	}

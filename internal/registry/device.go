@@ -45,6 +45,10 @@ type State struct {
 	Protocol signalbox.Protocol
 	Reported bool
 
+	// spent and refilled are the device's budget of messages, see Take.
+	spent    uint16
+	refilled uint32
+
 	// Position, ReceivedMicros, TimeMicros and Body are those of the latest telemetry.
 	// SetBody changes Body.
 	Position       signalbox.Position
@@ -84,6 +88,31 @@ func (d *Device) Admitted() bool { return !d.removed && !d.disabled }
 
 // Unlock ends what Lock began.
 func (d *Device) Unlock() { d.mu.Unlock() }
+
+// MaxBurst is the largest burst that Take knows.
+const MaxBurst = 1<<16 - 1
+
+// Take takes one message out of the device's budget of rate messages a second and at most
+// burst (up to MaxBurst) at once, or reports false. The budget is the device's, whatever
+// connection it comes by. now is the time since some fixed moment, never going back.
+func (d *Device) Take(rate, burst int, now time.Duration) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := &d.state
+	burst = min(burst, MaxBurst)
+	if int(s.spent) < burst {
+		s.spent++
+		return true
+	}
+	at := uint32(now.Milliseconds()) //nolint:gosec // meant to wrap: only differences count
+	fresh := min(int64(at-s.refilled)*int64(rate)/1000, int64(s.spent))
+	if fresh == 0 {
+		return false
+	}
+	s.spent -= uint16(fresh) - 1 //nolint:gosec // at most spent, and this message takes one
+	s.refilled = at
+	return true
+}
 
 // SecretVersion counts the changes of the secret in this process. Who reads it before
 // checking a secret can tell afterwards whether the secret is still that one.

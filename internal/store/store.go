@@ -305,6 +305,10 @@ func (s *Store) explain(err error) error {
 			return signalbox.Wrap(signalbox.KindUnavailable, "disk_full", err, "the disk that holds %s is full", s.cfg.Dir)
 		case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
 			return signalbox.Wrap(signalbox.KindUnavailable, "store_unavailable", err, "the database cannot be written now")
+		case sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_MISUSE:
+			return err // what was asked for is wrong, and stays so
+		default: // no memory, a broken file…: not the fault of what was asked for
+			return signalbox.Wrap(signalbox.KindUnavailable, "store_unavailable", err, "the database does not work now")
 		}
 	}
 	return err

@@ -32,7 +32,7 @@ type Limits struct {
 const (
 	DefaultDepth = 16
 	DefaultKeys  = 256
-	// maxDepth is what the scanner can count.
+	// maxDepth is how deep the scanner follows.
 	maxDepth = 64
 )
 
@@ -73,8 +73,9 @@ func (f *Frame) set(key, value []byte) {
 }
 
 // Scan checks in one pass that b is a JSON object within the limits, and fills f. b must be
-// valid UTF-8. It does not allocate, unless a key is written with escapes. With ErrTooDeep
-// the scan ended at the offending level: what follows it was not looked at.
+// valid UTF-8. It does not allocate, unless a key is written with escapes. An object over a
+// limit is checked to its end all the same, and f is filled; only beyond 64 levels the scan
+// ends there with ErrTooDeep.
 func Scan(b []byte, limits Limits, f *Frame) error {
 	s := scanner{b: b, keys: limits.Keys, depth: limits.Depth}
 	if s.keys <= 0 {
@@ -85,14 +86,16 @@ func Scan(b []byte, limits Limits, f *Frame) error {
 	}
 	s.depth = min(s.depth, maxDepth)
 	s.space()
-	if !s.at('{') || !s.object(f, 1) {
-		return s.fault(ErrNotObject)
-	}
+	ok := s.at('{') && s.object(f, 1)
 	s.space()
-	if s.i != len(b) {
+	switch {
+	case s.lost:
+		return ErrTooDeep
+	case !ok || s.i != len(b):
 		return ErrNotObject
-	}
-	if s.keys < 0 {
+	case s.deep:
+		return ErrTooDeep
+	case s.keys < 0:
 		return ErrTooManyKeys
 	}
 	return nil
@@ -103,14 +106,8 @@ type scanner struct {
 	i     int
 	keys  int // left
 	depth int
-	deep  bool
-}
-
-func (s *scanner) fault(err error) error {
-	if s.deep {
-		return ErrTooDeep
-	}
-	return err
+	deep  bool // a level over the limit was there
+	lost  bool // and one over maxDepth, where the scan ended
 }
 
 func (s *scanner) at(c byte) bool { return s.i < len(s.b) && s.b[s.i] == c }
@@ -128,8 +125,7 @@ func (s *scanner) space() {
 
 // object reads from «{» behind «}»; f is nil for inner objects.
 func (s *scanner) object(f *Frame, level int) bool {
-	if level > s.depth {
-		s.deep = true
+	if !s.enter(level) {
 		return false
 	}
 	s.i++
@@ -175,9 +171,15 @@ func (s *scanner) object(f *Frame, level int) bool {
 	}
 }
 
+// enter notes that a level is begun; it reports false when the scan cannot go deeper.
+func (s *scanner) enter(level int) bool {
+	s.deep = s.deep || level > s.depth
+	s.lost = s.lost || level > maxDepth
+	return !s.lost
+}
+
 func (s *scanner) array(level int) bool {
-	if level > s.depth {
-		s.deep = true
+	if !s.enter(level) {
 		return false
 	}
 	s.i++
