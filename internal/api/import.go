@@ -315,10 +315,9 @@ func readCSV(body io.Reader, n *newcomers) error {
 			}
 			return signalbox.Wrap(signalbox.KindInvalid, "invalid_csv", err, "the body is not valid CSV: %s; nothing was imported", err)
 		}
-		if first && slices.ContainsFunc(row, func(cell string) bool { return strings.EqualFold(strings.TrimSpace(cell), "name") }) {
-			clear(columns)
-			for i, cell := range row {
-				columns[strings.ToLower(strings.TrimSpace(cell))] = i
+		if first && slices.ContainsFunc(row, isColumn) {
+			if err := readHeader(row, columns); err != nil {
+				return err
 			}
 			continue
 		}
@@ -340,6 +339,31 @@ func readCSV(body io.Reader, n *newcomers) error {
 			return err
 		}
 	}
+}
+
+func isColumn(cell string) bool {
+	switch strings.ToLower(strings.TrimSpace(cell)) {
+	case "name", "type", "password", "secret":
+		return true
+	default:
+		return false
+	}
+}
+
+// readHeader fills columns from a first line that names them.
+func readHeader(row []string, columns map[string]int) error {
+	clear(columns)
+	for i, cell := range row {
+		if !isColumn(cell) {
+			return signalbox.Errorf(signalbox.KindInvalid, "invalid_csv",
+				"the first line names a column %q; allowed are name, type and password (or secret); nothing was imported", strings.TrimSpace(cell))
+		}
+		columns[strings.ToLower(strings.TrimSpace(cell))] = i
+	}
+	if _, ok := columns["name"]; !ok {
+		return signalbox.Errorf(signalbox.KindInvalid, "invalid_csv", "the first line names columns, but not name; nothing was imported")
+	}
+	return nil
 }
 
 // fileUser is a user as data.json has it.

@@ -30,9 +30,19 @@ type Program struct {
 // Main runs the command line of this process and returns its exit code. The first
 // interrupt or SIGTERM ends a command in order, the second ends the process at once.
 func Main(version string) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	defer context.AfterFunc(ctx, stop)() // the next signal finds the system's own handling
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+	defer signal.Stop(signals)
+	go func() {
+		select {
+		case <-signals:
+			signal.Stop(signals) // before all else: the next signal finds the system's own handling
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	p := Program{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Env: os.Environ(), Name: os.Args[0], Version: version}
 	return p.Run(ctx, os.Args[1:])
 }
@@ -95,9 +105,10 @@ the directory itself when none runs, or on a remote hub (--url and --token).
 
 func (c *command) root() *cobra.Command {
 	root := &cobra.Command{
-		Use:   "signalbox",
-		Short: "A device hub in one program",
-		Long:  strings.TrimSpace(rootLong),
+		Use:     "signalbox",
+		Short:   "A device hub in one program",
+		Version: c.version(),
+		Long:    strings.TrimSpace(rootLong),
 		Example: `  signalbox serve
   signalbox device add esp01 --type box
   signalbox watch esp01

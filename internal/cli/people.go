@@ -25,7 +25,7 @@ func (c *command) userAddCommand() *cobra.Command {
 		Example: "  signalbox user add anna\n  pass show anna | signalbox user add anna --password-stdin",
 		Args:    between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			password, err := c.askPassword(fromStdin, args[0])
+			password, err := c.askPassword(cmd.Context(), fromStdin, args[0])
 			if err != nil {
 				return err
 			}
@@ -53,7 +53,7 @@ func (c *command) userPasswordCommand() *cobra.Command {
 		Example: "  signalbox user passwd admin\n  echo 'a long new password' | signalbox user passwd admin --password-stdin",
 		Args:    between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			password, err := c.askPassword(fromStdin, args[0])
+			password, err := c.askPassword(cmd.Context(), fromStdin, args[0])
 			if err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,7 +32,7 @@ func (p *Program) readSecretLine() (string, error) {
 
 // askPassword gets a new password from standard input, or asks for it twice on a terminal
 // without showing it.
-func (p *Program) askPassword(fromStdin bool, whose string) (string, error) {
+func (p *Program) askPassword(ctx context.Context, fromStdin bool, whose string) (string, error) {
 	if fromStdin {
 		return p.readSecretLine()
 	}
@@ -41,9 +42,8 @@ func (p *Program) askPassword(fromStdin bool, whose string) (string, error) {
 	}
 	ask := func(prompt string) (string, error) {
 		p.notef("%s", prompt)
-		answer, err := term.ReadPassword(fd)
-		p.notef("\n")
-		return string(answer), err
+		defer p.notef("\n")
+		return readHidden(ctx, fd)
 	}
 	first, err := ask(fmt.Sprintf("New password of %s: ", clean(whose)))
 	if err != nil {
@@ -57,4 +57,28 @@ func (p *Program) askPassword(fromStdin bool, whose string) (string, error) {
 		return "", usagef("the two passwords differ; nothing was changed")
 	}
 	return first, nil
+}
+
+// readHidden reads a line from a terminal without showing it. When ctx ends first, the
+// terminal shows again what is typed; the goroutine that reads ends with the process.
+func readHidden(ctx context.Context, fd int) (string, error) {
+	before, err := term.GetState(fd)
+	if err != nil {
+		return "", err
+	}
+	type answer struct {
+		text []byte
+		err  error
+	}
+	read := make(chan answer, 1)
+	go func() {
+		text, err := term.ReadPassword(fd)
+		read <- answer{text: text, err: err}
+	}()
+	select {
+	case a := <-read:
+		return string(a.text), a.err
+	case <-ctx.Done():
+		return "", errors.Join(ctx.Err(), term.Restore(fd, before))
+	}
 }
