@@ -32,6 +32,8 @@ type HTTPConfig struct {
 	// MaxBody bounds a request's body, MaxImport that of an import and of bulk commands, in bytes.
 	MaxBody   int
 	MaxImport int
+	// MaxConnections bounds open connections of the port; further ones wait to be accepted.
+	MaxConnections int
 	// PublicDocs and PublicMetrics open /docs and /metrics to callers without a credential.
 	PublicDocs    bool
 	PublicMetrics bool
@@ -149,7 +151,7 @@ const (
 func DefaultConfig() Config {
 	return Config{
 		Data: "./data",
-		HTTP: HTTPConfig{Listen: ":8080", MaxBody: mib, MaxImport: 256 * mib},
+		HTTP: HTTPConfig{Listen: ":8080", MaxBody: mib, MaxImport: 256 * mib, MaxConnections: 4096},
 		Devices: DevicesConfig{
 			Listen:                ":8765",
 			MaxFrame:              64 * kib,

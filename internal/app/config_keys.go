@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"signalbox/internal/registry"
 )
 
 // settings is the one list of all keys, in the order in which they are documented. A
@@ -62,6 +64,8 @@ func httpSettings() []setting {
 			means("The largest request body that is read; a larger one is answered with 413."),
 		size("http.max_import", func(c *Config) *int { return &c.HTTP.MaxImport }, mib, 4*gib).
 			means("The same for imports and for commands to many devices at once."),
+		number("http.max_connections", func(c *Config) *int { return &c.HTTP.MaxConnections }, 1, 1_000_000).
+			means("The most connections of people and programs at the same time; further ones wait to be accepted, so that devices keep their share of the system's open files."),
 		truth("http.public_docs", func(c *Config) *bool { return &c.HTTP.PublicDocs }).
 			means("Opens /docs to callers without a credential. From this machine it is always open."),
 		truth("http.public_metrics", func(c *Config) *bool { return &c.HTTP.PublicMetrics }).
@@ -89,7 +93,7 @@ func deviceSettings() []setting {
 			means("The largest message a device may send; a larger one closes the connection with code 1009."),
 		number("devices.messages_per_second", func(c *Config) *int { return &c.Devices.MessagesPerSecond }, 1, 1_000_000).
 			means("How many messages a second one device may send for long. Beyond it the hub reads that connection more slowly; nothing is dropped."),
-		number("devices.burst", func(c *Config) *int { return &c.Devices.Burst }, 1, 10_000_000).
+		number("devices.burst", func(c *Config) *int { return &c.Devices.Burst }, 1, registry.MaxBurst).
 			means("How many messages a device may send at once before the limit above holds."),
 		number("devices.connections_per_address", func(c *Config) *int { return &c.Devices.ConnectionsPerAddress }, 1, 10_000_000).
 			means("How many connections one network address may hold open. Many sites put a whole fleet behind one address."),

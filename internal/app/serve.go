@@ -103,6 +103,11 @@ func (a *App) openDoors(ctx context.Context) (doors []door, err error) {
 		}
 		var l net.Listener
 		if l, err = listen(ctx, setting, address); err == nil {
+			if key == "http" {
+				places := make(chan struct{}, a.cfg.HTTP.MaxConnections)
+				l = &limitedListener{Listener: l, places: places, closed: make(chan struct{})}
+				err = a.register([]metric{gauge("http_connections", "Open connections of people and programs.", func() float64 { return float64(len(places)) })})
+			}
 			doors = append(doors, door{key: key, listen: l, serve: serve})
 			a.setAddress(key, l.Addr())
 		}
@@ -165,7 +170,8 @@ func certificate(cert, key string) (*tls.Config, error) {
 func (a *App) httpServer(h http.Handler) *http.Server {
 	return &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 5 * time.Minute, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-		ErrorLog: slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
+		WriteTimeout: 10 * time.Minute, // streams set a deadline of their own for each write
+		ErrorLog:     slog.NewLogLogger(a.logger.Handler(), slog.LevelDebug),
 	}
 }
 

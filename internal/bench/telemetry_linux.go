@@ -77,7 +77,7 @@ func runTelemetry(ctx context.Context, b *bencher) error {
 
 func (b *bencher) hubTelemetry(ctx context.Context, n int, load sim.Load, saved bool) (values []Value, err error) {
 	// What is looked for is the hub's own limit, not that of a device.
-	h, err := b.startHub(ctx, "SIGNALBOX_DEVICES_MESSAGES_PER_SECOND=1000000", "SIGNALBOX_DEVICES_BURST=2000000")
+	h, err := b.startHub(ctx, "SIGNALBOX_DEVICES_MESSAGES_PER_SECOND=1000000", "SIGNALBOX_DEVICES_BURST=65535")
 	if err != nil {
 		return nil, err
 	}
