@@ -28,7 +28,7 @@ func TestFullDisk(t *testing.T) {
 	}
 	dir := filepath.Join(disk, "data")
 	must(t, os.Mkdir(dir, 0o700))
-	writeConfig(t, dir, "devices:\n  messages_per_second: 100000\n  burst: 100000\nhistory:\n  max_pending: 1MiB\n")
+	writeConfig(t, dir, "devices:\n  messages_per_second: 100000\n  burst: 50000\nhistory:\n  max_pending: 1MiB\n")
 	h := startHub(t, dir)
 	h.add("esp01", "live")
 	live, _ := h.login2("live", "")
