@@ -57,7 +57,7 @@ func (a *App) Serve(ctx context.Context, ready func(addresses map[string]string)
 	parts, serving := errgroup.WithContext(serving)
 	for _, d := range doors {
 		parts.Go(func() error {
-			if err := d.serve(serving, d.listen); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			if err := d.serve(serving, d.listen); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, loop.ErrStopped) {
 				return fmt.Errorf("serve %s: %w", d.key, err)
 			}
 			return nil

@@ -126,9 +126,10 @@ func TestFaults(t *testing.T) {
 		{HalfOpen, func(t *testing.T, h *fakeHub, d *Device) {
 			t.Helper()
 			h.next(is("telemetry"))
-			await(t, "silence", func() bool { return d.cfg.Counters.Faults.Load() == 1 })
-			if n := d.cfg.Counters.Telemetry.Load(); n != 1 {
-				t.Errorf("%d readings were sent before the silence", n)
+			await(t, "silence", func() bool { return d.cfg.Counters.Faults.Load() >= 1 })
+			// Each reading is followed by a silence; the device may be past the first by now.
+			if sent, silent := d.cfg.Counters.Telemetry.Load(), d.cfg.Counters.Faults.Load(); sent > silent+1 {
+				t.Errorf("%d readings were sent around %d silences", sent, silent)
 			}
 			h.next(is("auth")) // after the hold
 		}},
