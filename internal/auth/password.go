@@ -70,11 +70,12 @@ func (p *Passwords) HashPassword(ctx context.Context, password string) (string, 
 // more than signalbox.MaxPasswordLen bytes gives KindInvalid; KindLimited and ctx as for
 // HashPassword.
 func (p *Passwords) CheckPassword(ctx context.Context, hash, password string) (bool, error) {
-	return p.check(ctx, hash, password, nil)
+	return p.check(ctx, hash, password, nil, nil)
 }
 
-// check is CheckPassword that asks gate, when its turn has come, whether to go on.
-func (p *Passwords) check(ctx context.Context, hash, password string, gate func() error) (bool, error) {
+// check is CheckPassword that asks gate, when its turn has come, whether to go on, and tells
+// wrong of a wrong password before the next one has its turn.
+func (p *Passwords) check(ctx context.Context, hash, password string, gate func() error, wrong func()) (bool, error) {
 	if len(password) > signalbox.MaxPasswordLen {
 		return false, tooLong(password)
 	}
@@ -96,7 +97,11 @@ func (p *Passwords) check(ctx context.Context, hash, password string, gate func(
 	if err != nil && !errors.Is(err, bcrypt.ErrMismatchedHashAndPassword) {
 		return false, fmt.Errorf("check a password: %w", err)
 	}
-	return known && err == nil, nil
+	right := known && err == nil
+	if !right && wrong != nil {
+		wrong()
+	}
+	return right, nil
 }
 
 // wait comes back when it is the caller's turn; done ends the turn.

@@ -74,12 +74,15 @@ func (p *People) Login(ctx context.Context, name, password string, address netip
 	hash, known := p.hashOf(name)
 	// Asked once more when its turn has come: of many attempts sent at once only the first
 	// few may be checked.
-	right, err := p.passwords.check(ctx, hash, password, gate)
+	fail := func() { p.backoff.Fail(name, address, time.Now()) }
+	right, err := p.passwords.check(ctx, hash, password, gate, fail)
 	if err != nil {
 		return Cookie{}, err
 	}
+	if right && !known { // the password is that of somebody else, whose hash was borrowed
+		fail()
+	}
 	if !right || !known {
-		p.backoff.Fail(name, address, time.Now())
 		return Cookie{}, wrongLogin()
 	}
 	p.backoff.Succeed(name, address)
