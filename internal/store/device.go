@@ -87,7 +87,7 @@ func (tx *Tx) PutDeviceState(ctx context.Context, s *DeviceState) error {
 
 // Devices calls yield for each device with its stored state (nil when there is none), by ID.
 func (s *Store) Devices(ctx context.Context, yield func(Device, *DeviceState) error) error {
-	rows, err := s.read.QueryContext(ctx, `SELECT d.id, d.name, d.type, d.secret_kind, d.secret, d.disabled, d.created_ms,
+	rows, err := s.scan.QueryContext(ctx, `SELECT d.id, d.name, d.type, d.secret_kind, d.secret, d.disabled, d.created_ms,
 		s.position, s.received_us, s.time_us, s.boot, s.seq, s.body, s.online, s.since_us, s.address
 		FROM device d LEFT JOIN device_state s ON s.device = d.id ORDER BY d.id`)
 	if err != nil {

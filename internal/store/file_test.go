@@ -31,7 +31,7 @@ func TestSettingsInForce(t *testing.T) {
 		{"wal_autocheckpoint", "0", "0"},
 		{"foreign_keys", "1", "1"},
 		{"busy_timeout", "10000", "10000"},
-		{"cache_size", "-65536", "-16384"},
+		{"cache_size", "-65536", "-4096"},
 		{"query_only", "0", "1"},
 	}
 	for _, tt := range tests {

@@ -26,6 +26,10 @@ import (
 const (
 	// pageBytes is SQLite's default page size.
 	pageBytes = 4096
+	// readerCache and scanCache are page caches of a connection, in bytes. SQLite's memory is
+	// mapped in blocks, which one page in use keeps: what a scan has read once stays.
+	readerCache = 4 << 20
+	scanCache   = 256 << 10
 	// busyWait is how long a connection waits for a lock of another process, such as a tool
 	// that looks at the database; within this one nobody waits for SQLite's locks.
 	busyWait = 10 * time.Second
@@ -54,6 +58,7 @@ type Store struct {
 	path string
 	db   *sql.DB // for writing: one connection, lent to write for good
 	read *sql.DB
+	scan *sql.DB // for reading whole tables, each page once: no cache to speak of, closed after use
 	// checkpointer is a connection of its own, so that moving pages does not stop the writer.
 	checkpointer *sql.DB
 	mu           sync.Mutex // held for the length of a write transaction
@@ -104,9 +109,14 @@ func (s *Store) open(ctx context.Context) error {
 		return fmt.Errorf("open %s: %w", s.path, err)
 	}
 	s.db.SetMaxOpenConns(1)
-	if s.read, err = sql.Open("sqlite", s.dsn(16<<20, busyWait, "query_only(1)")); err != nil {
+	if s.read, err = sql.Open("sqlite", s.dsn(readerCache, busyWait, "query_only(1)")); err != nil {
 		return fmt.Errorf("open %s: %w", s.path, err)
 	}
+	if s.scan, err = sql.Open("sqlite", s.dsn(scanCache, busyWait, "query_only(1)")); err != nil {
+		return fmt.Errorf("open %s: %w", s.path, err)
+	}
+	s.scan.SetMaxOpenConns(s.cfg.Readers)
+	s.scan.SetMaxIdleConns(0)
 	s.read.SetMaxOpenConns(s.cfg.Readers)
 	s.read.SetMaxIdleConns(s.cfg.Readers)
 	if s.checkpointer, err = sql.Open("sqlite", s.dsn(1<<20, restartWait, "synchronous(full)")); err != nil {
@@ -174,7 +184,7 @@ func (s *Store) closeDatabases() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
-	for _, db := range []*sql.DB{s.read, s.checkpointer} {
+	for _, db := range []*sql.DB{s.read, s.scan, s.checkpointer} {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
@@ -200,7 +210,7 @@ func (s *Store) Reader() *sql.DB { return s.read }
 // each calls row for every row that a query finds; it reads and must not keep them. what
 // names them in errors.
 func (s *Store) each(ctx context.Context, what, query string, row func(rows *sql.Rows) error) (err error) {
-	rows, err := s.read.QueryContext(ctx, query)
+	rows, err := s.scan.QueryContext(ctx, query)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", what, err)
 	}

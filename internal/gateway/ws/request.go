@@ -2,16 +2,14 @@ package ws
 
 import (
 	"bytes"
+	"crypto/sha1" //nolint:gosec // RFC 6455 section 4.2.2 asks for it
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
-
-	gobwas "github.com/gobwas/ws"
 )
 
 // errNoUpgrade is the end of a connection whose request was answered with an HTTP error.
@@ -23,6 +21,7 @@ type Request struct {
 	target string
 	fields []field
 	chosen string
+	answer []byte
 }
 
 // field is one header field.
@@ -31,17 +30,8 @@ type field struct{ name, value string }
 // RemoteAddr returns the peer's address; a 4-in-6 address is given as IPv4.
 func (r *Request) RemoteAddr() netip.AddrPort { return r.remote }
 
-// Host returns the Host header.
-func (r *Request) Host() string { return r.Header("Host") }
-
 // Target returns the request target as sent: path and query.
 func (r *Request) Target() string { return r.target }
-
-// Path returns the request target without its query, not decoded.
-func (r *Request) Path() string {
-	path, _, _ := strings.Cut(r.target, "?")
-	return path
-}
 
 // Header returns the value of the named header field, of any case; several of one name are joined by ", " (RFC 9110
 // section 5.3). It is "" if there is none.
@@ -112,50 +102,71 @@ func (r *Request) Choose(subprotocol string) bool {
 	return true
 }
 
-// upgrade decides on the request in head, which ends with an empty line. It returns either an endpoint and the answer to
-// be sent, or a refusal.
-func (s *Server) upgrade(remote netip.AddrPort, head []byte) (Endpoint, []byte, *Refusal) {
-	r := Request{remote: remote}
+// upgrade decides on the request in head, which ends with an empty line. It returns either an endpoint, with the answer
+// to be sent in r, or a refusal.
+func (s *Server) upgrade(r *Request, head []byte) (Endpoint, *Refusal) {
 	if refusal := r.parse(string(head)); refusal != nil {
-		return nil, nil, refusal
+		return nil, refusal
 	}
-	var endpoint Endpoint
-	var refusal *Refusal
-	u := gobwas.Upgrader{
-		ReadBufferSize: s.cfg.HeadBytes,
-		OnBeforeUpgrade: func() (gobwas.HandshakeHeader, error) {
-			if endpoint, refusal = s.handler.Upgrade(&r); endpoint == nil || refusal != nil {
-				return nil, errNoUpgrade
-			}
-			if r.chosen == "" {
-				return gobwas.HandshakeHeaderString(""), nil
-			}
-			return gobwas.HandshakeHeaderString("Sec-WebSocket-Protocol: " + r.chosen + "\r\n"), nil
-		},
+	endpoint, refusal := s.handler.Upgrade(r)
+	if refusal != nil {
+		return nil, refusal
 	}
-	m := memory{in: head}
-	_, err := u.Upgrade(&m)
-	switch {
-	case err == nil:
-		return endpoint, m.out, nil
-	case refusal != nil:
-		return nil, nil, refusal
-	case errors.Is(err, errNoUpgrade):
-		return nil, nil, &Refusal{Status: http.StatusInternalServerError, Text: "The request cannot be served."}
-	default:
-		return nil, nil, badRequest("This is not a valid WebSocket request: " + err.Error() + ".")
+	if endpoint == nil {
+		return nil, &Refusal{Status: http.StatusInternalServerError, Text: "The request cannot be served."}
 	}
+	r.accept()
+	return endpoint, nil
+}
+
+// keyGUID is appended to a client's key to prove that its request was understood (RFC 6455 section 1.3).
+const keyGUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+
+// accept makes the answer that upgrades (RFC 6455 section 4.2.2). No extension is ever agreed to.
+func (r *Request) accept() {
+	var key [24 + len(keyGUID)]byte // parse has checked the length
+	copy(key[copy(key[:], r.Header("Sec-WebSocket-Key")):], keyGUID)
+	sum := sha1.Sum(key[:]) //nolint:gosec // no secret: the RFC's proof of having read the key
+	b := append(r.answer[:0], "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
+	b = base64.StdEncoding.AppendEncode(b, sum[:])
+	if r.chosen != "" {
+		b = append(append(b, "\r\nSec-WebSocket-Protocol: "...), r.chosen...)
+	}
+	r.answer = append(b, "\r\n\r\n"...)
+}
+
+// pooledFields is the most header fields for which there is room in a Request that is used again.
+const pooledFields = 64
+
+// request gives an empty Request, of one that is no longer used if there is one.
+func (s *Server) request(remote netip.AddrPort) *Request {
+	r, ok := s.requests.Get().(*Request)
+	if !ok {
+		r = new(Request)
+	}
+	r.remote = remote
+	return r
+}
+
+// done takes a Request back.
+func (s *Server) done(r *Request) {
+	if cap(r.fields) > pooledFields {
+		return
+	}
+	clear(r.fields) // they hold the head
+	*r = Request{fields: r.fields[:0], answer: r.answer[:0]}
+	s.requests.Put(r)
 }
 
 // parse reads the head and refuses what is no upgrade request.
 func (r *Request) parse(head string) *Refusal {
 	line, rest, _ := strings.Cut(strings.TrimSuffix(head, "\r\n"), "\r\n")
-	parts := strings.Split(line, " ")
-	if len(parts) != 3 || !isToken(parts[0]) || parts[1] == "" || !strings.HasPrefix(parts[2], "HTTP/1.") {
+	method, line, _ := strings.Cut(line, " ")
+	target, version, _ := strings.Cut(line, " ")
+	if method != http.MethodGet || target == "" || version != "HTTP/1.1" {
 		return badRequest("The request line must be: GET, a path, HTTP/1.1.")
 	}
-	r.target = parts[1]
-	r.fields = make([]field, 0, 12)
+	r.target = target
 	for line := range strings.SplitSeq(strings.TrimSuffix(rest, "\r\n"), "\r\n") {
 		if line == "" && rest == "" {
 			break
@@ -173,6 +184,9 @@ func (r *Request) parse(head string) *Refusal {
 			Text:   "This port speaks WebSocket: send an upgrade request (RFC 6455), for example from a WebSocket client.",
 		}
 	}
+	if !r.has("Connection", "Upgrade") {
+		return badRequest("The request must have the header Connection: Upgrade.")
+	}
 	if r.count("Sec-WebSocket-Version") == 1 && r.Header("Sec-WebSocket-Version") != "13" {
 		return &Refusal{Status: http.StatusUpgradeRequired, Text: "Only WebSocket version 13 is spoken here."}
 	}
@@ -181,7 +195,12 @@ func (r *Request) parse(head string) *Refusal {
 			return badRequest(fmt.Sprintf("The request must have one %s header, it has %d.", name, n))
 		}
 	}
-	if key, err := base64.StdEncoding.DecodeString(r.Header("Sec-WebSocket-Key")); err != nil || len(key) != 16 {
+	var nonce [18]byte
+	key := r.Header("Sec-WebSocket-Key")
+	if len(key) != 24 {
+		return badRequest("Sec-WebSocket-Key must be 16 bytes in base64.")
+	}
+	if n, err := base64.StdEncoding.Decode(nonce[:], []byte(key)); err != nil || n != 16 {
 		return badRequest("Sec-WebSocket-Key must be 16 bytes in base64.")
 	}
 	if n := r.Header("Content-Length"); n != "" && n != "0" || r.count("Transfer-Encoding") > 0 {
@@ -225,21 +244,4 @@ func (r *Refusal) response() []byte {
 	text := strings.TrimRight(r.Text, "\n") + "\n"
 	fmt.Fprintf(&b, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s", len(text), text)
 	return b.Bytes()
-}
-
-// memory is a request and its answer as a connection.
-type memory struct{ in, out []byte }
-
-func (m *memory) Read(p []byte) (int, error) {
-	if len(m.in) == 0 {
-		return 0, io.ErrUnexpectedEOF
-	}
-	n := copy(p, m.in)
-	m.in = m.in[n:]
-	return n, nil
-}
-
-func (m *memory) Write(p []byte) (int, error) {
-	m.out = append(m.out, p...)
-	return len(p), nil
 }

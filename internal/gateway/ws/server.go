@@ -17,6 +17,8 @@ type Server struct {
 	stats   Stats
 	start   time.Time // connections count time from here
 	frames  sync.Pool // of *[]byte: frames being sent
+
+	requests sync.Pool // of *Request
 }
 
 // pooledFrame is the largest capacity, in bytes, of a buffer for sending that is used again.
@@ -148,7 +150,9 @@ func (c *stream) handshake(b []byte) int {
 	case end < 0:
 		return 0
 	}
-	endpoint, answer, refusal := c.server.upgrade(c.conn.Remote(), b[:end+4])
+	r := c.server.request(c.conn.Remote())
+	defer c.server.done(r)
+	endpoint, refusal := c.server.upgrade(r, b[:end+4])
 	if refusal != nil {
 		c.refuse(refusal, errNoUpgrade)
 		return len(b)
@@ -156,7 +160,7 @@ func (c *stream) handshake(b []byte) int {
 	c.endpoint = endpoint
 	c.server.stats.Upgraded.Add(1)
 	c.server.stats.Open.Add(1)
-	_ = c.conn.Write(answer) // an error means that the connection has ended
+	_ = c.conn.Write(r.answer) // an error means that the connection has ended
 	endpoint.Opened(&c.Conn)
 	return end + 4
 }

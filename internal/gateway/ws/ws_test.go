@@ -470,7 +470,7 @@ func TestHandshake(t *testing.T) {
 		t.Run(tr.name, func(t *testing.T) {
 			s := start(t, i, ws.Config{}, loop.Config{}, func(u *upgrader) {
 				u.upgrade = func(r *ws.Request) *ws.Refusal {
-					switch r.Path() {
+					switch target, _, _ := strings.Cut(r.Target(), "?"); target {
 					case "/refused":
 						return &ws.Refusal{Status: 503, Text: "Too many."}
 					case "/choose":
@@ -515,9 +515,9 @@ func TestHandshake(t *testing.T) {
 func TestRequest(t *testing.T) {
 	s := start(t, 0, ws.Config{}, loop.Config{}, func(u *upgrader) {
 		u.upgrade = func(r *ws.Request) *ws.Refusal {
-			got := fmt.Sprintf("%s %s %s %s %q %q %q", r.Host(), r.Target(), r.Path(), r.Header("origin"), r.Header("X-Forwarded-For"),
+			got := fmt.Sprintf("%s %s %s %q %q %q", r.Header("host"), r.Target(), r.Header("origin"), r.Header("X-Forwarded-For"),
 				r.Subprotocols(), r.Header("Absent"))
-			if want := `hub.example /any?x=1 /any http://o "1.2.3.4, 5.6.7.8" ["a" "b" "c"] ""`; got != want {
+			if want := `hub.example /any?x=1 http://o "1.2.3.4, 5.6.7.8" ["a" "b" "c"] ""`; got != want {
 				t.Errorf("request is %s, want %s", got, want)
 			}
 			if !r.RemoteAddr().Addr().IsLoopback() {
