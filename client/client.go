@@ -107,21 +107,26 @@ func (h *Hub) send(ctx context.Context, method, path string, query url.Values, k
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<16)) // so that the connection can serve again
 		return resp.StatusCode, nil
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	b, err := readAnswer(ctx, resp)
 	if err != nil {
-		return 0, unreachable(ctx, err)
-	}
-	if len(b) > maxAnswer {
-		return 0, signalbox.Errorf(signalbox.KindTooLarge, "answer_too_large", "the hub's answer is longer than %d MiB", maxAnswer>>20)
-	}
-	if raw, ok := out.(*[]byte); ok {
-		*raw = b
-		return resp.StatusCode, nil
+		return 0, err
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		return 0, signalbox.Wrap(signalbox.KindInternal, "not_signalbox", err, "the answer is not what a Signalbox answers")
 	}
 	return resp.StatusCode, nil
+}
+
+// readAnswer reads the body of an answer as far as it is allowed to be long.
+func readAnswer(ctx context.Context, resp *http.Response) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, unreachable(ctx, err)
+	}
+	if len(b) > maxAnswer {
+		return nil, signalbox.Errorf(signalbox.KindTooLarge, "answer_too_large", "the hub's answer is longer than %d MiB", maxAnswer>>20)
+	}
+	return b, nil
 }
 
 // open sends a request and gives a good answer, whose body the caller closes.

@@ -102,9 +102,11 @@ func TestDevices(t *testing.T) {
 	if len(page.Items) != 0 || page.Next != "" {
 		t.Errorf("page %+v", page)
 	}
-	if b, err := h.TelemetryCSV(ctx, "a2", client.TelemetryQuery{}); err != nil || string(b) != "time,received,position\n" {
-		t.Errorf("CSV %q, %v", b, err)
+	if b, next, err := h.TelemetryCSV(ctx, "a2", client.TelemetryQuery{}); err != nil || string(b) != "time,received,position\n" || next != "" {
+		t.Errorf("CSV %q, next %q, %v", b, next, err)
 	}
+	_, _, err = h.TelemetryCSV(ctx, "a2", client.TelemetryQuery{Limit: 10_001})
+	wantCode(t, err, signalbox.KindInvalid, "invalid_request")
 	must(t, h.RemoveDevice(ctx, "a2"))
 	for _, err := range h.AllTelemetry(ctx, "a2", client.TelemetryQuery{}) {
 		wantCode(t, err, signalbox.KindNotFound, "device_not_found")

@@ -186,7 +186,8 @@ type TelemetryQuery struct {
 	Fields []string
 	// OldestFirst turns the order round.
 	OldestFirst bool
-	// Limit bounds a page, 1 to 10,000; 0 takes the hub's default.
+	// Limit bounds a page, 1 to 10,000; 0 takes the hub's default. A page of long messages
+	// ends before that, at 16 MiB.
 	Limit  int
 	Cursor string
 }
@@ -239,11 +240,17 @@ func (h *Hub) AllTelemetry(ctx context.Context, name string, q TelemetryQuery) i
 	}
 }
 
-// TelemetryCSV gives a page of a device's history as CSV.
-func (h *Hub) TelemetryCSV(ctx context.Context, name string, q TelemetryQuery) ([]byte, error) {
+// TelemetryCSV gives a page of a device's history as CSV, and the cursor of the next page,
+// which is empty on the last. Without Fields a page may have 1,000 columns at most:
+// KindInvalid too_many_columns beyond that.
+func (h *Hub) TelemetryCSV(ctx context.Context, name string, q TelemetryQuery) (page []byte, next string, err error) {
 	query := q.values()
 	query.Set("format", "csv")
-	var b []byte
-	_, err := h.do(ctx, http.MethodGet, at("devices", name, "telemetry"), query, nil, &b)
-	return b, err
+	resp, err := h.open(ctx, http.MethodGet, at("devices", name, "telemetry"), query, "", nil)
+	if err != nil {
+		return nil, "", err
+	}
+	defer func() { _ = resp.Body.Close() }() // what mattered was read
+	page, err = readAnswer(ctx, resp)
+	return page, resp.Header.Get("Signalbox-Next"), err
 }

@@ -114,7 +114,7 @@ func New(cfg Config) http.Handler {
 			OpenAPI: "3.1.0",
 			Info: &huma.Info{
 				Title: "Signalbox", Version: cfg.Version,
-				Description: "The API of a Signalbox device hub. Errors are RFC 9457 problem documents; times are RFC 3339 in UTC with milliseconds.",
+				Description: "The API of a Signalbox device hub. Errors are RFC 9457 problem documents; times are RFC 3339 in UTC with milliseconds. A parameter that an operation does not know is an error.",
 			},
 			Components: &huma.Components{
 				Schemas: s.schemas,
@@ -184,6 +184,7 @@ func register[I, O any](s *server, scope signalbox.Scope, op huma.Operation, han
 		op.Description = strings.TrimSpace(op.Description + " Needs the scope " + string(scope) + ".")
 		op.Middlewares = append(op.Middlewares, s.require(scope))
 	}
+	op.Middlewares = append(op.Middlewares, s.checkQuery)
 	huma.Register(s.api, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, in)
 		if err != nil {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
 	"reflect"
 	"time"
@@ -154,7 +153,7 @@ func (s *server) send(ctx context.Context, in *sendInput) (*sendOutput, error) {
 	}
 	req := in.Body.request(in.Name, in.Key, caller(ctx).Name)
 	start := s.now().Truncate(time.Millisecond)
-	c, err := s.submit(ctx, req)
+	c, err := s.Commands.Submit(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -172,21 +171,6 @@ func (s *server) send(ctx context.Context, in *sendInput) (*sendOutput, error) {
 	}
 	out.Body = viewCommand(&c)
 	return out, nil
-}
-
-// submitPatience bounds the wait for the disk.
-const submitPatience = 10 * time.Second
-
-// submit is Submit with a deadline: a disk that takes nothing gives KindUnavailable, and
-// the command is withdrawn.
-func (s *server) submit(ctx context.Context, req signalbox.CommandRequest) (signalbox.Command, error) {
-	bounded, cancel := context.WithTimeout(ctx, submitPatience)
-	defer cancel()
-	c, err := s.Commands.Submit(bounded, req)
-	if err != nil && errors.Is(bounded.Err(), context.DeadlineExceeded) && ctx.Err() == nil {
-		err = signalbox.Wrap(signalbox.KindUnavailable, "store_unavailable", err, "the command could not be stored in time and was withdrawn")
-	}
-	return c, err
 }
 
 func parseWait(text string) (time.Duration, error) {

@@ -19,13 +19,16 @@
 // word), request_id (for faults of the hub) and errors (what is wrong with which part of
 // the input). Kinds become statuses in one place, statusOf. What huma itself refuses is
 // turned into the same document by a transformer of this API, with status 400 instead of
-// huma's 422; huma's package-wide NewError stays as it is.
+// huma's 422; huma's package-wide NewError stays as it is. Nothing of a query is ignored: a
+// parameter that the operation does not know, is given twice or has no allowed value is
+// refused before the handler is asked (checkQuery).
 //
 // # Promises
 //
 // A 2xx answer to a change comes after the change is on disk. An import happens whole, in
 // one transaction, or not at all. Bodies are bounded (Config.MaxBody, Config.MaxImport),
-// pages too, waits end after 60 s. A listener of the stream has its own queue of
+// pages too (of history also in bytes, PageBytes, and CSV in columns, MaxColumns), waits end
+// after 60 s, and for the disk after command.CommitPatience. A listener of the stream has its own queue of
 // streamQueue entries; what does not fit is not sent and counted in an event «lagged».
 // Streams and waits end when Config.Stopping is closed, so that a server can be shut down
 // in order. Handlers keep nothing and may run in any number.

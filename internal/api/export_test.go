@@ -1,9 +1,19 @@
 package api
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"signalbox"
+)
 
 // SetHeartbeat lets a test hear a stream's heartbeat soon.
 func SetHeartbeat(c *Config, every time.Duration) { c.heartbeat = every }
 
 // SetBodyPatience lets a test see soon what happens when a body's time is over.
 func SetBodyPatience(c *Config, d time.Duration) { c.patience = d }
+
+// EncodePage lets a test write a page for a caller that has gone.
+func EncodePage(ctx context.Context, items []signalbox.Telemetry, format string, fields []string, next string) ([]byte, string, error) {
+	return encodePage(ctx, items, format, fields, next)
+}

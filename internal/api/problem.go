@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -151,18 +152,28 @@ func humaProblem(_ huma.Context, _ string, v any) (any, error) {
 		if e == nil {
 			continue
 		}
-		// e.Value is left out: it may be a password.
-		p.Errors = append(p.Errors, ProblemItem{Location: e.Location, Message: e.Message})
-		if e.Location == "" {
-			words = append(words, e.Message)
-			continue
+		message := plain(e)
+		p.Errors = append(p.Errors, ProblemItem{Location: e.Location, Message: message})
+		if e.Location != "" {
+			message = e.Location + ": " + message
 		}
-		words = append(words, e.Location+": "+e.Message)
+		words = append(words, message)
 	}
 	if len(words) > 0 {
 		p.Detail += ": " + strings.Join(words, "; ")
 	}
 	return p, nil
+}
+
+// plain words what huma says of one part of the input. Of the values themselves, which may
+// be passwords, it repeats only those that should have been one of a few words.
+func plain(e *huma.ErrorDetail) string {
+	allowed, ok := strings.CutPrefix(e.Message, `expected value to be one of "`)
+	given, isText := e.Value.(string)
+	if !ok || !isText {
+		return e.Message
+	}
+	return fmt.Sprintf("%q is not allowed here; allowed are %s", short(given), list(strings.Split(strings.TrimSuffix(allowed, `"`), ", ")))
 }
 
 // humaStatus makes one code of the two that huma has for wrong input.

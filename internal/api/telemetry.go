@@ -5,11 +5,11 @@ import (
 	"context"
 	"encoding/csv"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -17,16 +17,17 @@ import (
 
 	"signalbox"
 	"signalbox/internal/history"
+	"signalbox/internal/wire"
 )
 
 type telemetryInput struct {
 	DevicePath
 	From   string   `query:"from" doc:"Only messages at or after this time (RFC 3339, or Unix milliseconds)."`
 	To     string   `query:"to" doc:"Only messages before this time."`
-	Limit  int      `query:"limit" default:"100" minimum:"1" maximum:"10000" doc:"How many at most."`
+	Limit  int      `query:"limit" default:"100" minimum:"1" maximum:"10000" doc:"How many at most; fewer where they are long."`
 	Cursor string   `query:"cursor" doc:"The member next of the page before, with the same order."`
 	Order  string   `query:"order" default:"desc" enum:"asc,desc" doc:"desc: newest first; asc: oldest first."`
-	Fields []string `query:"fields" doc:"Only these fields of the object, by name or dotted path, separated by commas."`
+	Fields []string `query:"fields" doc:"Only these fields of the object, by name or dotted path, separated by commas; at most 1,000."`
 	Format string   `query:"format" default:"json" enum:"json,ndjson,csv" doc:"ndjson and csv give the next cursor in the header Signalbox-Next."`
 }
 
@@ -35,11 +36,28 @@ type telemetryBody struct {
 	Next  string          `json:"next,omitempty" doc:"Cursor of the next page; absent when there is none yet."`
 }
 
+const (
+	// MaxColumns bounds the fields that are asked for, and the columns of CSV.
+	MaxColumns = 1000
+	// PageBytes bounds the objects of a page, in bytes; a longer one is a page by itself.
+	PageBytes = 16 << 20
+	// firstPart is how many messages of a page are read first; each further part is at most
+	// partGrowth times as large as the one before.
+	firstPart  = 256
+	partGrowth = 4
+)
+
+const (
+	formatJSON = "json"
+	formatCSV  = "csv"
+)
+
 // nextHeader carries the next cursor of formats that have no room for it.
 const nextHeader = "Signalbox-Next"
 
 func (s *server) registerTelemetry() {
-	op := operation(http.MethodGet, "/devices/{name}/telemetry", "get-telemetry", "telemetry", "Read a device's history", "A page at a time, newest first unless asked otherwise.")
+	op := operation(http.MethodGet, "/devices/{name}/telemetry", "get-telemetry", "telemetry", "Read a device's history", "A page at a time, newest first unless asked otherwise. A page ends early, with next, when its objects would be longer than 16 MiB together. "+
+		"CSV has at most 1,000 columns: with more fields than that, choose with fields.")
 	schema := s.schemas.Schema(reflect.TypeFor[telemetryBody](), true, "")
 	op.Responses = map[string]*huma.Response{"200": {
 		Description: "A page of messages.",
@@ -71,21 +89,25 @@ func (s *server) getTelemetry(ctx context.Context, in *telemetryInput) (*huma.St
 	if q.To, err = parseTime("to", in.To); err != nil {
 		return nil, err
 	}
-	items, err := s.History.Page(ctx, q)
+	fields, err := chosenFields(in.Fields)
+	if err != nil {
+		return nil, err
+	}
+	items, more, err := s.readPage(ctx, q)
 	if err != nil {
 		return nil, err
 	}
 	next := ""
-	if len(items) == in.Limit {
+	if more {
 		next = encodeHistory(q.Order, history.CursorOf(&items[len(items)-1]))
 	}
-	page, kind, err := encodePage(items, in, next)
+	page, kind, err := encodePage(ctx, items, in.Format, fields, next)
 	if err != nil {
 		return nil, err
 	}
 	return &huma.StreamResponse{Body: func(ctx huma.Context) {
 		ctx.SetHeader("Content-Type", kind)
-		if in.Format != "json" && next != "" {
+		if in.Format != formatJSON && next != "" {
 			ctx.SetHeader(nextHeader, next)
 			ctx.SetHeader("Link", "<?"+nextQuery(ctx, next)+`>; rel="next"`)
 		}
@@ -116,20 +138,69 @@ func parseTime(name, text string) (time.Time, error) {
 	return t.UTC(), nil
 }
 
+// chosenFields gives the fields asked for, each once.
+func chosenFields(asked []string) ([]string, error) {
+	var fields []string
+	seen := make(map[string]bool, len(asked))
+	for _, f := range asked {
+		if !seen[f] {
+			seen[f] = true
+			fields = append(fields, f)
+		}
+	}
+	if len(fields) > MaxColumns {
+		return nil, signalbox.Errorf(signalbox.KindInvalid, "too_many_columns", "fields names %d fields; at most %d are allowed", len(fields), MaxColumns)
+	}
+	return fields, nil
+}
+
+// readPage reads the messages that q asks for, but ends before PageBytes of objects are
+// exceeded, with one message at least. more says that there may be others behind. It reads
+// in parts, whose size follows from the longest object seen, so that the memory it takes is
+// bounded by about as much.
+func (s *server) readPage(ctx context.Context, q history.Query) (items []signalbox.Telemetry, more bool, err error) {
+	part, limit := firstPart, q.Limit
+	size, longest := 0, 1
+	for len(items) < limit {
+		q.Limit = min(part, limit-len(items))
+		found, err := s.History.Page(ctx, q)
+		if err != nil {
+			return nil, false, err
+		}
+		for i := range found {
+			n := len(found[i].Object)
+			if size+n > PageBytes && len(items) > 0 {
+				return items, true, nil
+			}
+			size, longest = size+n, max(longest, n)
+			items = append(items, found[i])
+		}
+		if len(found) < q.Limit {
+			return items, false, nil
+		}
+		q.After = history.CursorOf(&found[len(found)-1])
+		part = min(max((PageBytes-size)/longest, 1), partGrowth*part)
+	}
+	return items, true, nil
+}
+
 // encodePage writes a page in the format asked for.
-func encodePage(items []signalbox.Telemetry, in *telemetryInput, next string) (page []byte, kind string, err error) {
-	if in.Format == "csv" {
-		page, err = encodeCSV(items, in.Fields)
+func encodePage(ctx context.Context, items []signalbox.Telemetry, format string, fields []string, next string) (page []byte, kind string, err error) {
+	if format == formatCSV {
+		page, err = encodeCSV(ctx, items, fields)
 		return page, "text/csv; charset=utf-8", err
 	}
 	body := telemetryBody{Items: make([]telemetryView, len(items)), Next: next}
 	for i, m := range items {
-		body.Items[i] = telemetryView{Position: m.Position, Time: Time{m.Time}, Received: Time{m.Received}, Object: choose(m.Object, in.Fields)}
+		if err := ctx.Err(); err != nil {
+			return nil, "", err
+		}
+		body.Items[i] = telemetryView{Position: m.Position, Time: Time{m.Time}, Received: Time{m.Received}, Object: choose(m.Object, fields)}
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	if in.Format == "json" {
+	if format == formatJSON {
 		err = enc.Encode(body)
 		return buf.Bytes(), "application/json", err
 	}
@@ -148,8 +219,9 @@ func choose(object json.RawMessage, fields []string) json.RawMessage {
 		return object
 	}
 	out := []byte{'{'}
+	whole := gjson.ParseBytes(object)
 	for _, f := range fields {
-		v, ok := field(gjson.ParseBytes(object), f)
+		v, ok := wire.Field(whole, f)
 		if !ok {
 			continue
 		}
@@ -165,51 +237,15 @@ func choose(object json.RawMessage, fields []string) json.RawMessage {
 	return append(out, '}')
 }
 
-// field finds a field by its name or, through nested objects, by its dotted path. Of
-// duplicate keys the last counts.
-func field(object gjson.Result, path string) (found gjson.Result, ok bool) {
-	if !object.IsObject() {
-		return found, false
-	}
-	object.ForEach(func(key, value gjson.Result) bool {
-		switch rest, deeper := strings.CutPrefix(path, key.Str+"."); {
-		case key.Str == path:
-			found, ok = value, true
-		case deeper:
-			if v, has := field(value, rest); has {
-				found, ok = v, true
-			}
-		}
-		return true
-	})
-	return found, ok
-}
-
 // encodeCSV writes time, position and a column a field: those asked for, or all of the
 // page in order of their names (RFC 4180, but with \n).
-func encodeCSV(items []signalbox.Telemetry, fields []string) ([]byte, error) {
-	rows := make([]map[string]string, len(items))
-	seen := map[string]bool{}
-	for i, m := range items {
-		rows[i] = map[string]string{}
-		if len(fields) == 0 {
-			flatten(rows[i], "", gjson.ParseBytes(m.Object))
-		}
-		for _, f := range fields {
-			if v, ok := field(gjson.ParseBytes(m.Object), f); ok {
-				rows[i][f] = cellOf(v)
-			}
-		}
-		for name := range rows[i] {
-			seen[name] = true
-		}
-	}
+func encodeCSV(ctx context.Context, items []signalbox.Telemetry, fields []string) ([]byte, error) {
 	columns := fields
 	if len(fields) == 0 {
-		for name := range seen {
-			columns = append(columns, name)
+		var err error
+		if columns, err = columnsOf(ctx, items); err != nil {
+			return nil, err
 		}
-		slices.Sort(columns)
 	}
 	var buf bytes.Buffer
 	w := csv.NewWriter(&buf)
@@ -217,10 +253,27 @@ func encodeCSV(items []signalbox.Telemetry, fields []string) ([]byte, error) {
 	if err := w.Write(row); err != nil {
 		return nil, err
 	}
-	for i, m := range items {
+	cells := map[string]string{}
+	for _, m := range items {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		clear(cells)
+		whole := gjson.ParseBytes(m.Object)
+		if len(fields) == 0 {
+			wire.Flatten(whole, func(name string, v gjson.Result) bool {
+				cells[name] = wire.Spelled(v)
+				return true
+			})
+		}
+		for _, f := range fields {
+			if v, ok := wire.Field(whole, f); ok {
+				cells[f] = wire.Spelled(v)
+			}
+		}
 		row = append(row[:0], Time{m.Time}.text(), Time{m.Received}.text(), strconv.FormatUint(uint64(m.Position), 10))
 		for _, c := range columns {
-			row = append(row, rows[i][c])
+			row = append(row, cells[c])
 		}
 		if err := w.Write(row); err != nil {
 			return nil, err
@@ -230,26 +283,20 @@ func encodeCSV(items []signalbox.Telemetry, fields []string) ([]byte, error) {
 	return buf.Bytes(), w.Error()
 }
 
-// flatten puts the fields of nested objects under dotted names.
-func flatten(into map[string]string, prefix string, object gjson.Result) {
-	object.ForEach(func(key, value gjson.Result) bool {
-		if value.IsObject() {
-			flatten(into, prefix+key.Str+".", value)
-			return true
+// columnsOf gives the names of all fields of the messages, in order.
+func columnsOf(ctx context.Context, items []signalbox.Telemetry) ([]string, error) {
+	seen := map[string]bool{}
+	for _, m := range items {
+		if err := ctx.Err(); err != nil {
+			return nil, err
 		}
-		into[prefix+key.Str] = cellOf(value)
-		return true
-	})
-}
-
-// cellOf spells numbers as the device did, and gives nothing for null.
-func cellOf(v gjson.Result) string {
-	switch v.Type {
-	case gjson.Null:
-		return ""
-	case gjson.String:
-		return v.Str
-	default:
-		return v.Raw
+		if !wire.Flatten(gjson.ParseBytes(m.Object), func(name string, _ gjson.Result) bool {
+			seen[name] = true
+			return len(seen) <= MaxColumns
+		}) {
+			return nil, signalbox.Errorf(signalbox.KindInvalid, "too_many_columns",
+				"these messages have more than %d different fields, and each would be a column; name at most %d of them with fields=, or ask for format=ndjson", MaxColumns, MaxColumns)
+		}
 	}
+	return slices.Sorted(maps.Keys(seen)), nil
 }

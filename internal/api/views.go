@@ -72,7 +72,7 @@ type telemetryView struct {
 	Position signalbox.Position `json:"position" doc:"The message's place in the hub's log."`
 	Time     Time               `json:"time" doc:"The device's own time if it gave a plausible one, else that of receipt."`
 	Received Time               `json:"received"`
-	Object   json.RawMessage    `json:"object" doc:"What the device sent: same keys, order and spelling of numbers; or the chosen fields."`
+	Object   json.RawMessage    `json:"object" doc:"What the device sent, its type, seq and ts included: same keys, order and spelling of numbers; or the chosen fields."`
 }
 
 // commandView is a signalbox.Command as the API writes it.

@@ -9,6 +9,7 @@ import (
 
 	"signalbox"
 	"signalbox/internal/history"
+	"signalbox/internal/wire"
 )
 
 // worthWatching reports whether telemetry can confirm c, and there is room to wait for it.
@@ -91,9 +92,9 @@ func (r *Road) Telemetry(t *signalbox.Entry) {
 }
 
 // shows reports whether the telemetry object has the commanded value in the field that the
-// command names. Of duplicate keys the last counts.
+// command names (wire.Field).
 func shows(object []byte, name, value string) bool {
-	field := lookUp(gjson.ParseBytes(object), name)
+	field, _ := wire.Field(gjson.ParseBytes(object), name)
 	switch field.Type {
 	case gjson.String:
 		return field.Str == value || sameNumber(field.Str, value)
@@ -104,38 +105,6 @@ func shows(object []byte, name, value string) bool {
 	default:
 		return false
 	}
-}
-
-// lookUp finds a field by its key or, without one, by its dotted path.
-func lookUp(object gjson.Result, name string) gjson.Result {
-	if found := child(object, name); found.Exists() {
-		return found
-	}
-	for strings.Contains(name, ".") && object.IsObject() {
-		var key string
-		key, name, _ = strings.Cut(name, ".")
-		if object = child(object, key); !object.Exists() {
-			return gjson.Result{}
-		}
-		if !strings.Contains(name, ".") {
-			return child(object, name)
-		}
-	}
-	return gjson.Result{}
-}
-
-// child is the value of a key, without gjson's path language: any key is plain text.
-func child(object gjson.Result, key string) (found gjson.Result) {
-	if !object.IsObject() {
-		return found
-	}
-	object.ForEach(func(k, v gjson.Result) bool {
-		if k.Str == key {
-			found = v
-		}
-		return true
-	})
-	return found
 }
 
 // sameNumber reports whether a and b are JSON numbers of one value. It is exact: no

@@ -32,7 +32,7 @@
 //   - Canceled comes from queued. The one exception is a Submit whose caller stops waiting
 //     before the commit: that command is withdrawn if it has not been written yet, whatever
 //     its mark, so that an error answer never hides a later delivery. Its SentAt is zero. It
-//     keeps its idempotency key.
+//     gives its idempotency key back: the same request may be made again.
 //
 // # Order and loss
 //
@@ -63,8 +63,8 @@
 // # Confirmation
 //
 // While Config.ConfirmWindow after SentAt runs, telemetry received after the command was
-// written is compared with it: when the top-level field with the command's name (or, without
-// one, the field at that dotted path) shows the commanded value, ConfirmedAt is set. Numbers
+// written is compared with it: when the field that the command's name names, as a key or a
+// dotted path (wire.Field), shows the commanded value, ConfirmedAt is set. Numbers
 // compare by value (90, 90.0 and "90" are equal), booleans with the words true and false, all
 // else exactly. Already says that the latest telemetry before sending showed the value
 // before. A newer command of the same name, once sent, ends the watching of the older one; at

@@ -298,12 +298,42 @@ func (c *testConn) next(t *testing.T) signalbox.Command {
 	}
 }
 
+// testStore is the real one; its writes by the road can be broken.
+type testStore struct {
+	*store.Store
+
+	mu     sync.Mutex
+	fault  error
+	failed int
+}
+
+func (s *testStore) Update(ctx context.Context, fn func(tx *store.Tx) error) error {
+	s.mu.Lock()
+	fault := s.fault
+	if fault != nil {
+		s.failed++
+	}
+	s.mu.Unlock()
+	if fault != nil {
+		return fault
+	}
+	return s.Store.Update(ctx, fn)
+}
+
+// breakDown lets writes fail, until it gets nil. It says how many have failed so far.
+func (s *testStore) breakDown(fault error) (failed int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = fault
+	return s.failed
+}
+
 // rig is a road with all around it.
 type rig struct {
 	t        *testing.T
 	cfg      Config
 	dir      string
-	store    *store.Store
+	store    *testStore
 	log      *testLog
 	sessions *session.Table
 	devices  *testDevices
@@ -330,8 +360,8 @@ func (g *rig) start() {
 		g.t.Fatal(err)
 	}
 	enroll(g.t, st, g.devices)
-	g.store, g.log, g.sessions = st, newTestLog(g.t, st, g.log), session.New()
-	g.road = New(g.cfg, g.log, st, g.sessions, g.devices, slog.New(slog.DiscardHandler))
+	g.store, g.log, g.sessions = &testStore{Store: st}, newTestLog(g.t, st, g.log), session.New()
+	g.road = New(g.cfg, g.log, g.store, g.sessions, g.devices, slog.New(slog.DiscardHandler))
 	if err := g.road.Load(context.Background()); err != nil {
 		g.t.Fatal(err)
 	}

@@ -134,7 +134,7 @@ func (l *life) wantCheckpoint() {
 	wantCheckpoint(l.t, l.store, l.log)
 }
 
-func wantCheckpoint(t *testing.T, st *store.Store, log Log) {
+func wantCheckpoint(t *testing.T, st Store, log Log) {
 	t.Helper()
 	text, err := st.Meta(context.Background(), checkpointName)
 	if err != nil {
@@ -183,6 +183,21 @@ func wantCheckpoint(t *testing.T, st *store.Store, log Log) {
 func TestPowerCut(t *testing.T) {
 	ack := func(l *life, s *session.Session, id string) { l.road.Ack(s, id) }
 	result := func(l *life, s *session.Session, id string) { l.road.Result(s, id, true, json.RawMessage(`7`), "") }
+	failed := func(l *life, s *session.Session, id string) { l.road.Result(s, id, false, nil, "no power") }
+	await := func(l *life, id string) { // the state in which it ends by itself
+		ctx, giveUp := context.WithTimeout(context.Background(), 10*time.Second)
+		defer giveUp()
+		if c, err := l.road.Wait(ctx, id); err != nil || !c.Settled() {
+			l.t.Errorf("%+v, %v", c, err)
+		}
+	}
+	timedOut := func(l *life, _ *session.Session, id string) { await(l, id) }
+	expired := func(l *life, s *session.Session, id string) {
+		if s != nil {
+			l.sessions.Detach(s) // a device that is connected has been given it
+		}
+		await(l, id)
+	}
 	cancel := func(l *life, _ *session.Session, id string) {
 		if _, err := l.road.Cancel(context.Background(), id); err != nil {
 			l.t.Error(err)
@@ -191,16 +206,22 @@ func TestPowerCut(t *testing.T) {
 	tests := []struct {
 		name     string
 		protocol signalbox.Protocol // 0: not connected
+		ttl      time.Duration
+		timeout  time.Duration // 0: the default
 		event    func(l *life, s *session.Session, id string)
 		state    signalbox.CommandState
 		again    bool // written on the next connection
 	}{
-		{"queued", 0, nil, signalbox.CommandQueued, true},
-		{"canceled", 0, cancel, signalbox.CommandCanceled, false},
-		{"v1 sent", signalbox.ProtocolV1, nil, signalbox.CommandSent, false},
-		{"v2 sent", signalbox.ProtocolV2, nil, signalbox.CommandSent, true},
-		{"v2 delivered", signalbox.ProtocolV2, ack, signalbox.CommandDelivered, false},
-		{"v2 succeeded", signalbox.ProtocolV2, result, signalbox.CommandSucceeded, false},
+		{"queued", 0, time.Hour, 0, nil, signalbox.CommandQueued, true},
+		{"canceled", 0, time.Hour, 0, cancel, signalbox.CommandCanceled, false},
+		{"expired in the queue", 0, 20 * time.Millisecond, 0, expired, signalbox.CommandExpired, false},
+		{"v1 sent", signalbox.ProtocolV1, time.Hour, 0, nil, signalbox.CommandSent, false},
+		{"v2 sent", signalbox.ProtocolV2, time.Hour, 0, nil, signalbox.CommandSent, true},
+		{"v2 delivered", signalbox.ProtocolV2, time.Hour, 0, ack, signalbox.CommandDelivered, false},
+		{"v2 succeeded", signalbox.ProtocolV2, time.Hour, 0, result, signalbox.CommandSucceeded, false},
+		{"v2 failed", signalbox.ProtocolV2, time.Hour, 0, failed, signalbox.CommandFailed, false},
+		{"v2 expired", signalbox.ProtocolV2, 500 * time.Millisecond, 0, expired, signalbox.CommandExpired, false},
+		{"v2 timed out", signalbox.ProtocolV2, time.Hour, 500 * time.Millisecond, timedOut, signalbox.CommandTimedOut, false},
 	}
 	for _, tt := range tests {
 		for _, rows := range []string{"no row", "row of the first state", "all rows"} {
@@ -213,7 +234,7 @@ func TestPowerCut(t *testing.T) {
 				if tt.protocol != 0 {
 					s, conn = l.connect(tt.protocol)
 				}
-				req := signalbox.CommandRequest{Name: "x", Value: new("1"), TTL: time.Hour, IdempotencyKey: "k"}
+				req := signalbox.CommandRequest{Name: "x", Value: new("1"), TTL: tt.ttl, Timeout: tt.timeout, IdempotencyKey: "k"}
 				c := l.submit(req)
 				if conn != nil {
 					conn.next(t)
@@ -239,7 +260,7 @@ func TestPowerCut(t *testing.T) {
 					if err != nil || stored.State != tt.state {
 						t.Fatalf("after cut %d the row is %+v, %v; want %s", cut, stored, err, tt.state)
 					}
-					if again := l.submit(req); again.ID != c.ID || again.State != tt.state || string(again.Result) != string(stored.Result) {
+					if again := l.submit(req); again.ID != c.ID || again.State != tt.state || string(again.Result) != string(stored.Result) || again.Error != stored.Error {
 						t.Errorf("after cut %d the key gives %+v", cut, again)
 					}
 				}

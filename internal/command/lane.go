@@ -85,6 +85,9 @@ type entry struct {
 	counted bool   // in Road.active
 	gone    bool   // no longer in memory
 
+	withdrawn bool   // canceled because the request that made it did not wait for the commit
+	key       string // of a withdrawn one: its idempotency key, until the log knows
+
 	idle time.Time // since when nothing can happen to it any more; zero while something can
 
 	owed int // writes of the row that are under way or queued; the image's
@@ -217,9 +220,13 @@ func (r *Road) save(e *entry, u history.Urgency) {
 	r.arm(e)
 }
 
-// saved notes that e's present state has its place in the log.
+// saved notes that e's present state has its place in the log. The caller holds the shard.
 func (r *Road) saved(e *entry, pos signalbox.Position) {
 	e.pos, e.unsaved = pos, false
+	if e.key != "" {
+		delete(r.shard(e.c.To).keys, keyRef{e.c.To, e.key})
+		e.key = ""
+	}
 	if e.c.Settled() && e.done != nil {
 		close(e.done)
 		e.done = nil

@@ -124,8 +124,11 @@ func (r *Road) Wait(ctx context.Context, id string) (signalbox.Command, error) {
 
 // Cancel takes a queued command back, and returns when that is on disk. KindNotFound
 // command_not_found; KindConflict already_sent when it has left the queue, already_ended
-// when it has ended.
+// when it has ended; KindUnavailable not_committed when ctx ends or CommitPatience is over
+// before the commit: the command is canceled nevertheless.
 func (r *Road) Cancel(ctx context.Context, id string) (signalbox.Command, error) {
+	ctx, cancel := context.WithTimeout(ctx, CommitPatience)
+	defer cancel()
 	e := r.index.get(id)
 	if e == nil {
 		c, err := r.Get(ctx, id)
@@ -142,12 +145,22 @@ func (r *Road) Cancel(ctx context.Context, id string) (signalbox.Command, error)
 	}
 	r.end(sh.lane(e.c.To), e, signalbox.CommandCanceled, history.Now)
 	sh.tidy(e.c.To)
+	waits := e.unsaved
+	sh.mu.Unlock()
+	if waits {
+		// The log takes nothing now. Wait ends when it has taken this, or with ctx.
+		if c, err := r.Wait(ctx, id); err != nil {
+			return c, err
+		}
+	}
+	sh.mu.Lock()
 	c, pos, unsaved := e.c, e.pos, e.unsaved
 	sh.mu.Unlock()
-	if unsaved {
-		return r.Wait(ctx, id)
+	err := ctx.Err()
+	if !unsaved {
+		err = r.log.Wait(ctx, pos)
 	}
-	if err := r.log.Wait(ctx, pos); err != nil {
+	if err != nil {
 		return c, signalbox.Wrap(signalbox.KindUnavailable, "not_committed", err, "the command %s is canceled and will not be sent, but that is not on disk yet", id)
 	}
 	return c, nil

@@ -553,6 +553,7 @@ func TestRestart(t *testing.T) {
 		{"v2 sent", signalbox.ProtocolV2, nil, signalbox.CommandSent, true},
 		{"v2 delivered", signalbox.ProtocolV2, func(g *rig, s *session.Session, id string) { g.road.Ack(s, id) }, signalbox.CommandDelivered, false},
 		{"v2 succeeded", signalbox.ProtocolV2, func(g *rig, s *session.Session, id string) { g.road.Result(s, id, true, nil, "") }, signalbox.CommandSucceeded, false},
+		{"v2 failed", signalbox.ProtocolV2, func(g *rig, s *session.Session, id string) { g.road.Result(s, id, false, nil, "no power") }, signalbox.CommandFailed, false},
 		{"canceled", 0, func(g *rig, _ *session.Session, id string) {
 			if _, err := g.road.Cancel(context.Background(), id); err != nil {
 				g.t.Error(err)

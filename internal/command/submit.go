@@ -13,6 +13,9 @@ import (
 	"signalbox/internal/session"
 )
 
+// CommitPatience is how long Submit, SubmitBulk and Cancel wait for the disk at most.
+const CommitPatience = 10 * time.Second
+
 // Outcome is what became of one request of a bulk: the command, or why there is none.
 type Outcome struct {
 	Command signalbox.Command
@@ -24,9 +27,9 @@ type Outcome struct {
 // it is not and the request has a ttl. A repeated idempotency key gives the first command
 // as it is now.
 //
-// When ctx ends before the commit, the command is withdrawn and the error is
-// KindUnavailable, unless it was written to the device meanwhile: then it is returned as it
-// is, without an error.
+// When ctx ends before the commit, or CommitPatience is over, the command is withdrawn, its
+// idempotency key is free again, and the error is KindUnavailable, unless it was written to
+// the device meanwhile: then it is returned as it is, without an error.
 //
 // Errors: KindInvalid for a bad name, value, ttl, timeout or key; KindNotFound
 // device_not_found; KindConflict device_disabled, device_offline and idempotency_mismatch;
@@ -34,6 +37,8 @@ type Outcome struct {
 // store_unavailable and stopping. With none of these has anything been recorded, except
 // with not_committed a canceled command.
 func (r *Road) Submit(ctx context.Context, req signalbox.CommandRequest) (signalbox.Command, error) {
+	ctx, cancel := context.WithTimeout(ctx, CommitPatience)
+	defer cancel()
 	t, err := r.accept(ctx, &req, history.Now)
 	if err != nil {
 		return signalbox.Command{}, r.refused(err)
@@ -44,7 +49,7 @@ func (r *Road) Submit(ctx context.Context, req signalbox.CommandRequest) (signal
 // SubmitBulk takes many commands on, in their order, and returns when all are on disk,
 // which takes one commit as a rule. Each request has its own outcome, at its own place; one
 // that is refused does not touch the others. More than Config.MaxBulk requests are all
-// refused with KindTooLarge.
+// refused with KindTooLarge. CommitPatience begins when all are taken on.
 func (r *Road) SubmitBulk(ctx context.Context, reqs []signalbox.CommandRequest) []Outcome {
 	outcomes := make([]Outcome, len(reqs))
 	if len(reqs) > r.cfg.MaxBulk {
@@ -62,6 +67,8 @@ func (r *Road) SubmitBulk(ctx context.Context, reqs []signalbox.CommandRequest) 
 		}
 		tickets[i], outcomes[i].Err = r.accept(ctx, &reqs[i], urgency)
 	}
+	ctx, cancel := context.WithTimeout(ctx, CommitPatience)
+	defer cancel()
 	for i := range outcomes {
 		if outcomes[i].Err != nil {
 			outcomes[i].Err = r.refused(outcomes[i].Err)
@@ -212,26 +219,41 @@ func (r *Road) settle(ctx context.Context, t ticket) (signalbox.Command, error) 
 		return t.c, nil
 	}
 	err := r.log.Wait(ctx, t.pos)
-	if err == nil {
+	if err == nil && t.own {
 		return t.c, nil
 	}
-	sh := r.shard(t.c.To)
+	sh, e := r.shard(t.c.To), t.e
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
-	e := t.e
-	if !t.own {
+	switch {
+	case e.withdrawn: // by the request that made it
+		return signalbox.Command{}, signalbox.Wrap(signalbox.KindUnavailable, "not_committed", err,
+			"the command %s, first sent under this idempotency key, could not be recorded in time and was withdrawn; the key may be used again", t.c.ID)
+	case err == nil:
+		return t.c, nil
+	case !t.own:
 		return signalbox.Command{}, signalbox.Wrap(signalbox.KindUnavailable, "not_committed", err,
 			"the command %s, first sent under this idempotency key, is not on disk yet", t.c.ID)
-	}
-	if e.written || e.gone || e.c.State != signalbox.CommandQueued && e.c.State != signalbox.CommandSent {
+	case r.log.Committed() >= t.pos:
+		return t.c, nil // both came at once
+	case e.written || e.gone || e.c.State != signalbox.CommandQueued && e.c.State != signalbox.CommandSent:
 		return e.c, nil
 	}
-	e.unsend()
-	r.end(sh.lane(t.c.To), e, signalbox.CommandCanceled, history.Soon)
-	sh.tidy(t.c.To)
+	r.withdraw(sh, e)
 	r.stats.refuse("not_committed")
 	return signalbox.Command{}, signalbox.Wrap(signalbox.KindUnavailable, "not_committed", err,
 		"the command could not be recorded in time; it was withdrawn and will not be sent")
+}
+
+// withdraw cancels e, which is not committed and was not written, and frees its idempotency
+// key as soon as the log knows. No row of it is in the table yet, so none holds the key.
+// The caller holds sh.
+func (r *Road) withdraw(sh *shard, e *entry) {
+	e.withdrawn = true
+	e.key, e.c.IdempotencyKey = e.c.IdempotencyKey, ""
+	e.unsend()
+	r.end(sh.lane(e.c.To), e, signalbox.CommandCanceled, history.Soon)
+	sh.tidy(e.c.To)
 }
 
 // first looks for the command that an idempotency key stands for. Without one the key is
@@ -241,8 +263,13 @@ func (r *Road) first(ctx context.Context, id signalbox.DeviceID, req *signalbox.
 	for {
 		sh.mu.Lock()
 		if e := sh.keys[ref]; e != nil {
+			withdrawn := e.withdrawn
 			t = ticket{c: e.c, e: e, pos: e.pos}
 			sh.mu.Unlock()
+			if withdrawn {
+				return t, false, nil, signalbox.Errorf(signalbox.KindUnavailable, "log_full",
+					"the first command under the idempotency key %q was withdrawn, which waits for the disk; try again in a moment", ref.key)
+			}
 			return t, true, nil, same(&t.c, req)
 		}
 		busy := sh.reserved[ref]

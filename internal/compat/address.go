@@ -60,18 +60,3 @@ func unhex(a, b byte) (byte, bool) {
 	}
 	return byte(hi<<4 | lo), true
 }
-
-// localPath reports whether to is a path of this server and nothing that a browser would
-// take for another one's address.
-func localPath(to string) bool {
-	if !strings.HasPrefix(to, "/") || strings.HasPrefix(to, "//") || strings.ContainsAny(to, "\\") {
-		return false
-	}
-	for i := range len(to) {
-		if to[i] <= ' ' || to[i] == 0x7f {
-			return false // browsers drop some of these before they read an address
-		}
-	}
-	u, err := url.Parse(to)
-	return err == nil && u.Scheme == "" && u.Host == ""
-}

@@ -2,7 +2,7 @@ package compat
 
 import (
 	"context"
-	_ "embed" // page and style
+	_ "embed" // page, style and script
 	"errors"
 	"html/template"
 	"log/slog"
@@ -51,12 +51,16 @@ var pageText string
 //go:embed page.css
 var pageStyle string
 
+//go:embed page.js
+var pageScript string
+
 // New makes the pages.
 func New(cfg Config) *Pages {
 	return &Pages{
 		Config: cfg,
 		page:   template.Must(template.New("page").Parse(pageText)),
-		policy: "default-src 'none'; style-src '" + styleHash(pageStyle) + "'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+		policy: "default-src 'none'; style-src '" + sourceHash(pageStyle) + "'; script-src '" + sourceHash(pageScript) +
+			"'; connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
 	}
 }
 
@@ -89,48 +93,44 @@ func redirect(w http.ResponseWriter, to string) {
 }
 
 func (p *Pages) showLogin(w http.ResponseWriter, r *http.Request) {
-	action := "/login"
-	if next := r.URL.Query().Get("next"); localPath(next) && next != "/" {
-		action = loginAddress(next, "")
-	}
-	p.show(w, r, http.StatusOK, &view{Login: true, Action: action, Messages: p.takeFlashes(w, r)})
+	p.show(w, r, http.StatusOK, &view{Login: true, Messages: p.takeFlashes(w, r)})
 }
 
+// login leads to the main page, whatever page was wanted before, and after a failure of any
+// kind to the login page, which then says why: so did the original.
 func (p *Pages) login(w http.ResponseWriter, r *http.Request) {
 	if !p.parseForm(w, r) {
 		return
 	}
 	name, password := r.PostForm.Get("username"), r.PostForm.Get("password")
 	err := p.Gate.Login(w, r, name, password)
-	switch kind := signalbox.KindOf(err); {
-	case err == nil:
-		next := r.URL.Query().Get("next")
-		if next == "" {
-			next = r.PostForm.Get("next")
-		}
-		if !localPath(next) {
-			next = "/"
-		}
-		redirect(w, next)
-	case kind == signalbox.KindUnauthorized, kind == signalbox.KindInvalid:
-		p.flash(w, r, flash{Kind: flashWrongLogin})
-		redirect(w, "/login")
-	case kind == signalbox.KindLimited:
-		after := time.Second
-		if wait, ok := errors.AsType[*auth.WaitError](err); ok {
-			after = wait.After
-		}
-		w.Header().Set("Retry-After", strconv.FormatInt(int64((after+time.Second-1)/time.Second), 10))
-		p.refuse(w, r, http.StatusTooManyRequests, err)
-	case r.Context().Err() != nil: // the caller has gone
+	if err == nil {
+		redirect(w, "/")
+		return
+	}
+	if r.Context().Err() != nil {
+		return // the caller has gone
+	}
+	p.flash(w, r, p.whyNot(err))
+	redirect(w, "/login")
+}
+
+// whyNot gives the message for a login that failed.
+func (p *Pages) whyNot(err error) flash {
+	if wait, ok := errors.AsType[*auth.WaitError](err); ok {
+		return flash{Kind: flashWait, Text: strconv.FormatInt(int64((wait.After+time.Second-1)/time.Second), 10)}
+	}
+	switch signalbox.KindOf(err) {
+	case signalbox.KindUnauthorized, signalbox.KindInvalid:
+		return flash{Kind: flashWrongLogin}
 	default:
-		p.refuse(w, r, http.StatusServiceUnavailable, err)
+		return flash{Kind: flashError, Text: p.wordsOf(err)}
 	}
 }
 
 // refuse shows the login page with what is wrong.
 func (p *Pages) refuse(w http.ResponseWriter, r *http.Request, status int, err error) {
-	p.show(w, r, status, &view{Login: true, Action: "/login", Messages: []flash{{Kind: flashError, Text: p.wordsOf(err)}}})
+	p.show(w, r, status, &view{Login: true, Messages: []flash{{Kind: flashError, Text: p.wordsOf(err)}}})
 }
 
 // wordsOf gives what a person may see of err; a fault of the hub goes to the log.
@@ -168,7 +168,7 @@ func (p *Pages) submit(ctx context.Context, who auth.Identity, req *signalbox.Co
 		return flash{Kind: flashMissing}
 	}
 	if !who.Scope.Allows(signalbox.ScopeCommand) {
-		return flash{Kind: flashError, Text: "the credential may look, but not send commands"}
+		return flash{Kind: flashForbidden}
 	}
 	_, err := p.Commands.Submit(ctx, *req)
 	switch code := signalbox.CodeOf(err); {

@@ -9,13 +9,15 @@ import (
 // flash is a message shown once, on the next page.
 type flash struct {
 	Kind string `json:"k"`
-	// Text is the command's name or the error's words.
+	// Text is the command's name, the seconds to wait, or the error's words.
 	Text string `json:"t,omitempty"`
 }
 
 // The kinds of message; their texts are in words.go.
 const (
 	flashWrongLogin = "wrong_login"
+	flashWait       = "wait"
+	flashForbidden  = "forbidden"
 	flashSent       = "sent"
 	flashOffline    = "offline"
 	flashMissing    = "missing"

@@ -7,30 +7,35 @@ import (
 	"testing"
 )
 
-// TestStyleIsAdmitted: the pages' policy admits exactly the style that is in them, and no
-// page asks for anything from elsewhere.
-func TestStyleIsAdmitted(t *testing.T) {
+// TestPolicyAdmitsWhatIsThere: the pages' policy admits exactly the style and the script
+// that are in them, and no page asks for anything from elsewhere.
+func TestPolicyAdmitsWhatIsThere(t *testing.T) {
 	s := newSite(t)
 	b := s.browser(t)
-	check := func(page string) {
+	check := func(page string, parts ...string) {
 		t.Helper()
 		w := b.do("GET", page, "")
-		body := w.Body.String()
-		_, rest, _ := strings.Cut(body, "<style>")
-		style, _, ok := strings.Cut(rest, "</style>")
-		sum := sha256.Sum256([]byte(style))
-		want := "'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
-		if policy := w.Header().Get("Content-Security-Policy"); !ok || !strings.Contains(policy, want) {
-			t.Errorf("%s: the policy %q does not admit %s", page, policy, want)
+		body, policy := w.Body.String(), w.Header().Get("Content-Security-Policy")
+		for _, part := range parts {
+			_, rest, _ := strings.Cut(body, "<"+part+">")
+			text, _, ok := strings.Cut(rest, "</"+part+">")
+			sum := sha256.Sum256([]byte(text))
+			want := part + "-src 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'"
+			if !ok || !strings.Contains(policy, want) {
+				t.Errorf("%s: the policy %q does not say %s", page, policy, want)
+			}
 		}
-		for _, foreign := range []string{"<script", "http://", "https://", "<link", "url("} {
+		if n := strings.Count(body, "<script"); n != len(parts)-1 {
+			t.Errorf("%s holds %d scripts", page, n)
+		}
+		for _, foreign := range []string{"http://", "https://", "<link", "url("} {
 			if strings.Contains(body, foreign) {
 				t.Errorf("%s holds %s", page, foreign)
 			}
 		}
 	}
-	check("/login")
+	check("/login", "style")
 	b.login()
-	check("/")
-	check("/docs")
+	check("/", "style", "script")
+	check("/docs", "style")
 }

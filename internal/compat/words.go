@@ -12,6 +12,7 @@ type words struct {
 	Devices, Device, Command, Value, Send         string
 	Status, Telemetry, None, More, Find, Reload   string
 	WrongLogin, Sent, Offline, Missing, ErrorWord string
+	Wait, Forbidden                               string
 }
 
 // russian is the language of the original; its messages are those of the original.
@@ -22,6 +23,7 @@ func russian() *words {
 		Status: "Состояние", Telemetry: "Последняя телеметрия", None: "Устройств нет", More: "показаны не все", Find: "Найти", Reload: "Обновить",
 		WrongLogin: "Неверный логин или пароль", Sent: "Команда {} отправлена", Offline: "Устройство offline",
 		Missing: "Заполните обязательные поля", ErrorWord: "Ошибка",
+		Wait: "Слишком много неудачных попыток входа; повторите через {} с", Forbidden: "Эти учётные данные не позволяют отправлять команды",
 	}
 }
 
@@ -32,6 +34,7 @@ func english() *words {
 		Status: "Status", Telemetry: "Last telemetry", None: "There are no devices", More: "not all are shown", Find: "Find", Reload: "Refresh",
 		WrongLogin: "Wrong user name or password", Sent: "Command {} sent", Offline: "The device is offline",
 		Missing: "Fill in the required fields", ErrorWord: "Error",
+		Wait: "Too many failed logins; try again in {} s", Forbidden: "The credential may look, but not send commands",
 	}
 }
 
@@ -42,16 +45,15 @@ func chinese() *words {
 		Status: "状态", Telemetry: "最新遥测", None: "没有设备", More: "未全部显示", Find: "查找", Reload: "刷新",
 		WrongLogin: "用户名或密码错误", Sent: "命令 {} 已发送", Offline: "设备离线",
 		Missing: "请填写必填项", ErrorWord: "错误",
+		Wait: "登录失败次数过多，请在 {} 秒后重试", Forbidden: "该凭据只能查看，不能发送命令",
 	}
 }
 
 // wordsFor chooses by Accept-Language (RFC 9110, section 12.5.4). Whoever does not say a
-// language, as scripts do, gets English pages with the messages of the original.
+// language, as scripts do, gets the language of the original.
 func wordsFor(accept string) *words {
 	if strings.TrimSpace(accept) == "" {
-		w, original := english(), russian()
-		w.WrongLogin, w.Sent, w.Offline, w.Missing, w.ErrorWord = original.WrongLogin, original.Sent, original.Offline, original.Missing, original.ErrorWord
-		return w
+		return russian()
 	}
 	best, weight := english, 0.0
 	for part := range strings.SplitSeq(accept, ",") {
@@ -83,6 +85,10 @@ func (w *words) text(f flash) string {
 		return w.Offline
 	case flashMissing:
 		return w.Missing
+	case flashWait:
+		return strings.Replace(w.Wait, "{}", f.Text, 1)
+	case flashForbidden:
+		return w.Forbidden
 	default:
 		return w.ErrorWord + ": " + f.Text
 	}

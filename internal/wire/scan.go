@@ -128,10 +128,7 @@ func (s *scanner) object(f *Frame, level int) bool {
 	if !s.enter(level) {
 		return false
 	}
-	s.i++
-	s.space()
-	if s.at('}') {
-		s.i++
+	if s.ends('}') {
 		return true
 	}
 	for {
@@ -158,51 +155,56 @@ func (s *scanner) object(f *Frame, level int) bool {
 			}
 			f.set(key, s.b[at:s.i])
 		}
-		s.space()
-		if s.at('}') {
-			s.i++
-			return true
+		if !s.more() {
+			return s.ends('}')
 		}
-		if !s.at(',') {
-			return false
-		}
-		s.i++
-		s.space()
 	}
 }
 
-// enter notes that a level is begun; it reports false when the scan cannot go deeper.
-func (s *scanner) enter(level int) bool {
-	s.deep = s.deep || level > s.depth
-	s.lost = s.lost || level > maxDepth
-	return !s.lost
-}
-
+// array reads from «[» behind «]».
 func (s *scanner) array(level int) bool {
 	if !s.enter(level) {
 		return false
 	}
-	s.i++
-	s.space()
-	if s.at(']') {
-		s.i++
+	if s.ends(']') {
 		return true
 	}
-	for {
-		if !s.value(level) {
-			return false
+	for s.value(level) {
+		if !s.more() {
+			return s.ends(']')
 		}
-		s.space()
-		if s.at(']') {
-			s.i++
-			return true
-		}
-		if !s.at(',') {
-			return false
-		}
-		s.i++
-		s.space()
 	}
+	return false
+}
+
+// enter reads the bracket that begins a level; it reports false when the scan cannot go
+// deeper.
+func (s *scanner) enter(level int) bool {
+	s.deep = s.deep || level > s.depth
+	s.lost = s.lost || level > maxDepth
+	s.i++
+	s.space()
+	return !s.lost
+}
+
+// more reads a comma, if one stands behind a member.
+func (s *scanner) more() bool {
+	s.space()
+	if !s.at(',') {
+		return false
+	}
+	s.i++
+	s.space()
+	return true
+}
+
+// ends reads the bracket that ends a level, if it stands here.
+func (s *scanner) ends(bracket byte) bool {
+	if !s.at(bracket) {
+		return false
+	}
+	s.i++
+	return true
 }
 
 func (s *scanner) value(level int) bool {
