@@ -31,6 +31,8 @@ type testLog struct {
 	held     bool
 	full     bool
 	fault    error
+	rides    []func() (history.Change, func(error))
+	riding   atomic.Bool // rows may go along with commits
 	onCommit []func(signalbox.Position)
 
 	committed atomic.Uint64
@@ -82,16 +84,7 @@ func (l *testLog) run(ctx context.Context, t testing.TB) {
 		if len(batch) == 0 {
 			continue
 		}
-		err := l.store.Update(context.WithoutCancel(ctx), func(tx *store.Tx) error {
-			for _, p := range batch {
-				if p.change != nil {
-					if err := p.change(ctx, tx); err != nil {
-						return err
-					}
-				}
-			}
-			return nil
-		})
+		err := l.commit(context.WithoutCancel(ctx), batch)
 		if err != nil {
 			t.Errorf("commit: %v", err)
 			return
@@ -106,6 +99,40 @@ func (l *testLog) run(ctx context.Context, t testing.TB) {
 			f(last)
 		}
 	}
+}
+
+// commit writes a batch, and what rides along if the test wants that.
+func (l *testLog) commit(ctx context.Context, batch []pendingEntry) error {
+	var (
+		writes []history.Change
+		dones  []func(error)
+	)
+	if l.riding.Load() {
+		for _, ride := range l.rides {
+			if write, done := ride(); write != nil {
+				writes, dones = append(writes, write), append(dones, done)
+			}
+		}
+	}
+	err := l.store.Update(ctx, func(tx *store.Tx) error {
+		for _, p := range batch {
+			if p.change != nil {
+				if err := p.change(ctx, tx); err != nil {
+					return err
+				}
+			}
+		}
+		for _, write := range writes {
+			if err := write(ctx, tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, done := range dones {
+		done(err)
+	}
+	return err
 }
 
 func (l *testLog) Append(e *signalbox.Entry, _ history.Urgency, change history.Change) error {
@@ -165,6 +192,8 @@ func (l *testLog) Committed() signalbox.Position { return signalbox.Position(l.c
 
 func (l *testLog) OnCommit(f func(signalbox.Position)) { l.onCommit = append(l.onCommit, f) }
 
+func (l *testLog) Ride(f func() (history.Change, func(error))) { l.rides = append(l.rides, f) }
+
 func (l *testLog) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -176,6 +205,18 @@ func (l *testLog) hold(held bool) {
 	l.held = held
 	l.mu.Unlock()
 	signal(l.wake)
+}
+
+// entry appends something that is none of the road's and waits for its commit.
+func (l *testLog) entry(tb testing.TB) {
+	tb.Helper()
+	e := signalbox.Entry{Kind: signalbox.EntryAlert, Body: []byte("{}")}
+	if err := l.Append(&e, history.Now, nil); err != nil {
+		tb.Fatal(err)
+	}
+	if err := l.Wait(tb.Context(), e.Position); err != nil {
+		tb.Fatal(err)
+	}
 }
 
 func (l *testLog) fill(full bool) {
@@ -302,6 +343,8 @@ func (c *testConn) next(t *testing.T) signalbox.Command {
 type testStore struct {
 	*store.Store
 
+	updates atomic.Int64 // transactions of the road's own
+
 	mu     sync.Mutex
 	fault  error
 	failed int
@@ -317,6 +360,7 @@ func (s *testStore) Update(ctx context.Context, fn func(tx *store.Tx) error) err
 	if fault != nil {
 		return fault
 	}
+	s.updates.Add(1)
 	return s.Store.Update(ctx, fn)
 }
 

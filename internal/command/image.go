@@ -18,6 +18,10 @@ const (
 	// rowDelay is how long a row may be behind the log before it is written: long enough for
 	// the states of most commands to become one write.
 	rowDelay = 500 * time.Millisecond
+	// rideRows is how many rows that are due go along with a commit of the log, and rideWait
+	// how long they wait for one before they get a transaction of their own.
+	rideRows = 4
+	rideWait = 100 * time.Millisecond
 	// rowPause is the least time between two transactions that write rows. Each takes the
 	// rows that are due: as many as one in writeShare of those that wait, but leastRows to
 	// mostRows, so that the log's commits, for which people wait, are held up little.
@@ -226,7 +230,7 @@ func (r *Road) runImage(ctx context.Context) {
 		wait := checkpointEvery
 		waiting, due := r.image.plan()
 		if waiting > 0 {
-			wait = max(time.Until(due), rowPause)
+			wait = max(time.Until(due)+rideWait, rowPause)
 		}
 		rush := waiting >= rushAt
 		if rush {
@@ -279,76 +283,121 @@ type row struct {
 // all, and moves the checkpoint. It says how many it wrote. Rows never show a change that
 // is not in the committed log: those whose newest change is not wait.
 func (r *Road) writeRows(ctx context.Context, limit int, all bool) (int, error) {
+	r.image.turn.Lock()
+	defer r.image.turn.Unlock()
+	w := r.gather(limit, all)
+	if len(w.rows) == 0 && !w.move {
+		return 0, nil
+	}
+	err := r.putRows(ctx, w)
+	r.wrote(w, err)
+	if err != nil {
+		return 0, err
+	}
+	return len(w.rows), nil
+}
+
+// ride gives the log a few rows that are due, to be written along with a commit.
+func (r *Road) ride() (history.Change, func(error)) {
+	if !r.image.turn.TryLock() {
+		return nil, nil // rows are being written
+	}
+	w := r.gather(rideRows, false)
+	if len(w.rows) == 0 && !w.move {
+		r.image.turn.Unlock()
+		return nil, nil
+	}
+	bad := -1
+	write := func(ctx context.Context, tx *store.Tx) error { return w.put(ctx, tx, nil, &bad) }
+	return write, func(err error) {
+		r.wrote(w, err)
+		r.image.turn.Unlock()
+	}
+}
+
+// rows are some that one transaction brings up to date.
+type rows struct {
+	rows    []row
+	reached signalbox.Position // the checkpoint after it
+	move    bool               // store the checkpoint
+}
+
+// gather takes up to limit rows that may be written now. The caller holds turn until it has
+// called wrote.
+func (r *Road) gather(limit int, all bool) rows {
 	m := &r.image
-	m.turn.Lock()
-	defer m.turn.Unlock()
-	debts := m.take(limit, all)
-	rows := make([]row, 0, len(debts))
+	var w rows
 	var early []debt
 	committed := r.log.Committed()
-	for _, d := range debts {
+	for _, d := range m.take(limit, all) {
 		sh := r.shard(d.e.c.To)
 		sh.mu.Lock()
 		if d.e.unsaved || d.e.pos > committed {
 			early = append(early, d)
 		} else {
-			rows = append(rows, row{d, d.e.c, keepsActive(&d.e.c, d.e.watched)})
+			w.rows = append(w.rows, row{d, d.e.c, keepsActive(&d.e.c, d.e.watched)})
 		}
 		sh.mu.Unlock()
 	}
 	m.giveBack(early)
-	reached := m.reach(r.log.Committed())
-	if len(rows) == 0 && reached <= m.checkpoint {
-		return 0, nil
-	}
-	move := reached > m.checkpoint && (all || len(rows) == 0 || time.Since(m.checkpointed) >= rowDelay)
-	if err := r.putRows(ctx, rows, reached, move); err != nil {
-		debts = debts[:0]
-		for i := range rows {
-			debts = append(debts, rows[i].debt)
+	w.reached = m.reach(r.log.Committed())
+	w.move = w.reached > m.checkpoint && (all || time.Since(m.checkpointed) >= rowDelay)
+	return w
+}
+
+// wrote ends what gather began.
+func (r *Road) wrote(w rows, err error) {
+	m := &r.image
+	if err != nil {
+		var debts []debt
+		for i := range w.rows {
+			debts = append(debts, w.rows[i].debt)
 		}
 		m.giveBack(debts)
-		return 0, err
+		return
 	}
-	if move {
-		m.checkpoint, m.checkpointed = reached, time.Now()
+	if w.move {
+		m.checkpoint, m.checkpointed = w.reached, time.Now()
 	}
-	for i := range rows {
-		sh := r.shard(rows[i].c.To)
+	for i := range w.rows {
+		sh := r.shard(w.rows[i].c.To)
 		sh.mu.Lock()
-		rows[i].e.stored = rows[i].active
+		w.rows[i].e.stored = w.rows[i].active
 		sh.mu.Unlock()
 	}
 	m.paid()
-	r.stats.rows.Add(uint64(len(rows)))
-	return len(rows), nil
+	r.stats.rows.Add(uint64(len(w.rows)))
 }
 
-// putRows stores rows and, if move says so, the checkpoint, in one transaction. A row that
-// the database refuses for its content is left out, for it would hold up all others.
-func (r *Road) putRows(ctx context.Context, rows []row, reached signalbox.Position, move bool) error {
+// put writes the rows, but for those of refused, and the checkpoint. bad becomes the row that
+// the database refuses.
+func (w *rows) put(ctx context.Context, tx *store.Tx, refused []int, bad *int) error {
+	for i := range w.rows {
+		if slices.Contains(refused, i) {
+			continue
+		}
+		if err := tx.PutCommand(ctx, &w.rows[i].c, w.rows[i].active); err != nil {
+			*bad = i
+			return err
+		}
+	}
+	if !w.move {
+		return nil
+	}
+	return tx.SetMeta(ctx, checkpointName, formatPosition(w.reached))
+}
+
+// putRows stores w in one transaction. A row that the database refuses for its content is left
+// out, for it would hold up all others.
+func (r *Road) putRows(ctx context.Context, w rows) error {
 	var refused []int
 	for {
 		bad := -1
-		err := r.store.Update(ctx, func(tx *store.Tx) error {
-			for i := range rows {
-				if slices.Contains(refused, i) {
-					continue
-				}
-				if err := tx.PutCommand(ctx, &rows[i].c, rows[i].active); err != nil {
-					bad = i
-					return err
-				}
-			}
-			if !move {
-				return nil
-			}
-			return tx.SetMeta(ctx, checkpointName, formatPosition(reached))
-		})
+		err := r.store.Update(ctx, func(tx *store.Tx) error { return w.put(ctx, tx, refused, &bad) })
 		if err == nil || bad < 0 || ctx.Err() != nil || signalbox.KindOf(err) == signalbox.KindUnavailable {
 			return err
 		}
-		r.logger.Error("a command's row was refused by the database and left out", "command_id", rows[bad].c.ID, "err", err)
+		r.logger.Error("a command's row was refused by the database and left out", "command_id", w.rows[bad].c.ID, "err", err)
 		refused = append(refused, bad)
 	}
 }

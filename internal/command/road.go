@@ -143,6 +143,7 @@ func New(cfg Config, log Log, st Store, sessions *session.Table, devices Devices
 	r.kicks.wake = make(chan struct{}, 1)
 	r.image.wake = make(chan struct{}, 1)
 	log.OnCommit(func(signalbox.Position) { signal(r.out.wake) })
+	log.Ride(r.ride)
 	return r
 }
 

@@ -120,3 +120,40 @@ func TestRowsWaitForAStoreThatFails(t *testing.T) {
 		}
 	})
 }
+
+// TestRowsRideAlong: rows that are due go with the commits that happen anyway, a few with
+// each, and the checkpoint with them.
+func TestRowsRideAlong(t *testing.T) {
+	inBubble(t, Config{}, func(g *rig) {
+		t := g.t
+		g.log.riding.Store(true)
+		s, conn := g.connect("esp01", signalbox.ProtocolV2)
+		var ids []string
+		for range 2 * rideRows {
+			c := g.submit(signalbox.CommandRequest{Name: "x"})
+			conn.next(t)
+			g.road.Result(s, c.ID, true, nil, "")
+			ids = append(ids, c.ID)
+		}
+		time.Sleep(rowDelay + rideWait/2) // due, and not yet worth a transaction of their own
+		before := g.store.updates.Load()
+		for range 2 {
+			if _, err := g.store.Command(t.Context(), ids[len(ids)-1]); err == nil {
+				t.Error("the last row was written early")
+			}
+			g.log.entry(t)
+		}
+		if n := g.store.updates.Load() - before; n != 0 {
+			t.Errorf("%d transactions of their own", n)
+		}
+		for _, id := range ids {
+			if c, err := g.store.Command(t.Context(), id); err != nil || c.State != signalbox.CommandSucceeded {
+				t.Errorf("%+v, %v", c, err)
+			}
+		}
+		if st := g.road.Stats(); st.Behind != 0 || st.Rows != 2*rideRows {
+			t.Errorf("%+v", st)
+		}
+		wantCheckpoint(t, g.store, g.log)
+	})
+}

@@ -35,6 +35,9 @@ const (
 	flagSeq  = 0x40
 	kindMask = 0x3f
 
+	// entryHead is the most that an entry takes besides its body.
+	entryHead = 1 + 5 + 10 + 10 + 8 + 10 + 5
+
 	// maxEntry bounds what one decoded entry may claim, against broken rows.
 	maxEntry = 1 << 26
 )

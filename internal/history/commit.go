@@ -92,12 +92,20 @@ func (l *Log) commitOrRetry(ctx context.Context) {
 	for i, b := range rows {
 		l.prepare(i, b)
 	}
+	riders := l.board()
 	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
 		// A commit under way is not interrupted: stopping waits for it.
-		err := l.commit(context.WithoutCancel(ctx), rows)
+		err := l.commit(context.WithoutCancel(ctx), rows, riders)
+		for _, r := range riders {
+			r.done(err)
+		}
 		if err == nil {
 			l.recovered()
 			break
+		}
+		if len(riders) > 0 {
+			riders = nil // whatever was wrong, they can wait; the entries cannot
+			continue
 		}
 		if bad, ok := errors.AsType[*badChange](err); ok {
 			l.cfg.Logger.Error("a change was refused by the database and left out", "err", bad.err)
@@ -142,7 +150,23 @@ type badChange struct{ err error }
 
 func (e *badChange) Error() string { return e.err.Error() }
 
-func (l *Log) commit(ctx context.Context, rows []*batch) error {
+// rider is what Ride gave for one commit.
+type rider struct {
+	write Change
+	done  func(error)
+}
+
+// board asks who wants to ride.
+func (l *Log) board() (riders []rider) {
+	for _, ride := range l.rides {
+		if write, done := ride(); write != nil {
+			riders = append(riders, rider{write, done})
+		}
+	}
+	return riders
+}
+
+func (l *Log) commit(ctx context.Context, rows []*batch, riders []rider) error {
 	return l.st.Update(ctx, func(tx *store.Tx) error {
 		for i, b := range rows {
 			_, err := tx.Exec(ctx, `INSERT INTO intake (id, n, received_us, received_last_us, time_min_us, devices, body) VALUES (?,?,?,?,?,?,?)`,
@@ -161,6 +185,11 @@ func (l *Log) commit(ctx context.Context, rows []*batch) error {
 					b.changes[j] = nil
 					return &badChange{err: err}
 				}
+			}
+		}
+		for _, r := range riders {
+			if err := r.write(ctx, tx); err != nil {
+				return err
 			}
 		}
 		return nil

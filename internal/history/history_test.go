@@ -528,3 +528,40 @@ func copyDatabase(t *testing.T, dir string) string {
 	}
 	return to
 }
+
+// TestRide: what rides along is in the commit it was asked for; when it fails, the entries
+// go without it.
+func TestRide(t *testing.T) {
+	b := open(t, t.TempDir(), history.Config{})
+	asked := 0
+	var outcomes []error
+	b.log.Ride(func() (history.Change, func(error)) {
+		if asked++; asked == 3 {
+			return nil, nil
+		}
+		fail := asked == 2
+		write := func(ctx context.Context, tx *store.Tx) error {
+			if err := tx.SetMeta(ctx, "rider", fmt.Sprint(asked)); err != nil || !fail {
+				return err
+			}
+			return errors.New("refused")
+		}
+		return write, func(err error) { outcomes = append(outcomes, err) }
+	})
+	b.run(t, patience)
+	for i, want := range []string{"1", "1", "1", "4"} {
+		b.wait(t, b.append(t, telemetry(1, `{}`), history.Now).Position)
+		if got, err := b.st.Meta(t.Context(), "rider"); err != nil || got != want {
+			t.Errorf("after commit %d: %q, %v; want %q", i+1, got, err, want)
+		}
+	}
+	if err := b.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if len(outcomes) != 3 || outcomes[0] != nil || outcomes[1] == nil || outcomes[2] != nil {
+		t.Errorf("the riders were told %v", outcomes)
+	}
+	if b.log.Err() != nil || b.log.Stats().Faults.Load() != 0 {
+		t.Errorf("a rider's fault counts as the log's: %v", b.log.Err())
+	}
+}

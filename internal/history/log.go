@@ -45,6 +45,11 @@ type Appender interface {
 	Wait(ctx context.Context, p signalbox.Position) error
 	// Committed is the position up to which everything is on disk.
 	Committed() signalbox.Position
+	// Ride registers f to be asked before each commit for something small to write along with
+	// it, without a transaction and an fsync of its own. f must not block; it returns nil for
+	// nothing. done is called once, with nil when it is on disk; after an error nothing of it
+	// is, and it may be given to a later commit. Register before the log runs.
+	Ride(f func() (write Change, done func(error)))
 	// OnCommit registers f to be called after each commit with Committed(), in order, from
 	// the committing goroutine: it must not block. Register before the log runs.
 	OnCommit(f func(signalbox.Position))
@@ -98,6 +103,7 @@ type Log struct {
 	wake      chan struct{}
 	committed atomic.Uint64
 	onCommit  []func(signalbox.Position)
+	rides     []func() (Change, func(error))
 	failure   atomic.Pointer[error]
 	stats     Stats
 }
@@ -171,7 +177,7 @@ func (l *Log) Append(e *signalbox.Entry, u Urgency, change Change) error {
 	if l.closed {
 		return errStopping()
 	}
-	if l.pending > 0 && l.pending+len(e.Body) > l.cfg.MaxPending {
+	if l.pending > 0 && l.pending+len(e.Body)+entryHead > l.cfg.MaxPending {
 		l.stats.Refused.Add(1)
 		return ErrFull
 	}
@@ -257,8 +263,19 @@ func (l *Log) Head() signalbox.Position {
 	return l.next - 1
 }
 
+// Newest is the time of receipt of the newest entry, on disk or not; the Unix epoch before
+// the first. It lies ahead of the clock when the clock was set back.
+func (l *Log) Newest() time.Time {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return time.UnixMicro(l.micros)
+}
+
 // OnCommit implements Appender.
 func (l *Log) OnCommit(f func(signalbox.Position)) { l.onCommit = append(l.onCommit, f) }
+
+// Ride implements Appender.
+func (l *Log) Ride(f func() (Change, func(error))) { l.rides = append(l.rides, f) }
 
 // Err implements Appender.
 func (l *Log) Err() error {
