@@ -47,6 +47,10 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "a directory for the program cannot be made:", err)
 		os.Exit(1)
 	}
+	if err = os.Chmod(buildDir, 0o755); err != nil { // some tests run the program as another user
+		fmt.Fprintln(os.Stderr, "the directory for the program cannot be opened to others:", err)
+		os.Exit(1)
+	}
 	code := m.Run()
 	_ = os.RemoveAll(buildDir)
 	os.Exit(code)
@@ -198,8 +202,11 @@ type hub struct {
 	*process
 	dir string
 	// addresses are those of addresses.json.
-	addresses struct{ HTTP, Devices string }
-	local     *http.Client
+	addresses struct {
+		HTTP, Devices string
+		TLS           string `json:"devices_tls"`
+	}
+	local *http.Client
 }
 
 // dataDir makes a data directory, with a configuration if there is one.
@@ -221,11 +228,21 @@ func writeConfig(t *testing.T, dir, config string) {
 // startHub starts a hub on dir and returns when all its doors accept.
 func startHub(t *testing.T, dir string) *hub {
 	t.Helper()
+	return startAs(t, dir, command(t, serveArgs(dir)...))
+}
+
+func serveArgs(dir string) []string {
+	return []string{"serve", "--data", dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0"}
+}
+
+// startAs starts a hub on dir by a process that was prepared for it.
+func startAs(t *testing.T, dir string, p *process) *hub {
+	t.Helper()
 	file := filepath.Join(dir, "addresses.json")
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) { // a killed hub's
 		t.Fatal(err)
 	}
-	h := &hub{dir: dir, process: command(t, "serve", "--data", dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0")}
+	h := &hub{dir: dir, process: p}
 	h.start()
 	await(t, patience, "the hub has written addresses.json", func() bool {
 		select {

@@ -52,9 +52,12 @@ type App struct {
 	commands *command.Road
 	ingest   *ingest.Road
 	gateway  *gateway.Gateway
-	backoff  *auth.Backoff
+	logins   *auth.DeviceLogins
 	handler  http.Handler
 	metrics  *prometheus.Registry
+
+	files share       // of the system's open files
+	ahead aheadOfTime // of the log
 
 	stopping chan struct{} // closed when the hub begins to stop
 	stopOnce sync.Once
@@ -82,6 +85,7 @@ func Open(ctx context.Context, o Options) (*App, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	a := &App{cfg: o.Config, logger: o.Logger, version: o.Version, began: time.Now(), addresses: map[string]string{}, stopping: make(chan struct{})}
+	a.files = divide(openFiles(), &a.cfg)
 	if err := os.MkdirAll(a.cfg.Data, 0o700); err != nil {
 		return nil, signalbox.Wrap(signalbox.KindUnavailable, "data_unusable", err, "the data directory %s cannot be made", a.cfg.Data)
 	}
@@ -147,12 +151,13 @@ func (a *App) openRoads(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	a.lookAtClock(time.Now()) // before anything is appended
 	a.devices = registry.New(a.store, a.logger)
 	if err := a.devices.Load(ctx, a.log); err != nil {
 		return err
 	}
 	a.people, err = auth.NewPeople(ctx, auth.PeopleConfig{
-		Store: a.store, Backoff: auth.NewBackoff(auth.BackoffConfig{Max: a.cfg.Login.BackoffMax, PairOnly: true}), LoginLife: a.cfg.Login.Session, Logger: a.logger,
+		Store: a.store, Backoff: auth.NewBackoff(auth.BackoffConfig{Max: a.cfg.Login.BackoffMax}), LoginLife: a.cfg.Login.Session, Logger: a.logger,
 	})
 	if err != nil {
 		return err
@@ -167,13 +172,16 @@ func (a *App) openRoads(ctx context.Context) (err error) {
 	}
 	t, d := a.cfg.Telemetry, a.cfg.Devices
 	a.ingest = ingest.New(ingest.Config{Past: t.Past, Future: t.Future, Logger: a.logger}, a.log, a.devices, a.sessions, a.commands)
-	a.backoff = auth.NewBackoff(auth.BackoffConfig{Failures: d.Backoff.Failures, Max: d.Backoff.Max, Size: d.Backoff.Remembered})
+	a.logins = auth.NewDeviceLogins(a.keys, auth.DeviceLoginsConfig{
+		Backoff:      auth.BackoffConfig{Failures: d.Backoff.Failures, Max: d.Backoff.Max, Size: d.Backoff.Remembered},
+		DailyGuesses: d.Backoff.DailyGuesses,
+	})
 	a.gateway = gateway.New(gateway.Config{
 		Limits: wire.Limits{Depth: t.MaxDepth, Keys: t.MaxKeys}, MaxFrame: d.MaxFrame, MessagesPerSecond: d.MessagesPerSecond, Burst: d.Burst,
-		AuthTimeout: d.AuthTimeout, PerAddress: d.ConnectionsPerAddress, MaxConnections: d.MaxConnections, Origins: d.Origins,
+		AuthTimeout: d.AuthTimeout, PerAddress: min(d.ConnectionsPerAddress, a.files.devices), MaxConnections: a.files.devices, Origins: d.Origins,
 		Heartbeat: d.PingInterval, Logger: a.logger,
 	}, gateway.Parts{
-		Devices: a.devices, Sessions: a.sessions, Ingest: a.ingest, Commands: a.commands, Log: a.log, Keys: a.keys, Backoff: a.backoff,
+		Devices: a.devices, Sessions: a.sessions, Ingest: a.ingest, Commands: a.commands, Log: a.log, Logins: a.logins,
 	})
 	return nil
 }
@@ -193,7 +201,7 @@ func (a *App) start(ctx context.Context) {
 	a.endLog, a.endRoads = endLog, endRoads
 	a.logDone.Go(func() { a.logErr = a.log.Run(logCtx, logGrace) })
 	for name, run := range map[string]func(context.Context) error{
-		"commands": a.commands.Run, "gateway": a.gateway.Run, "people": a.people.Run, "checkpoint": a.runCheckpoints,
+		"commands": a.commands.Run, "gateway": a.gateway.Run, "people": a.people.Run, "checkpoint": a.runCheckpoints, "clock": a.runClock,
 	} {
 		a.roads.Go(func() {
 			if err := run(roads); err != nil && roads.Err() == nil {
@@ -228,6 +236,7 @@ func (a *App) beginStop() { a.stopOnce.Do(func() { close(a.stopping) }) }
 func (a *App) Close() error {
 	a.closeOnce.Do(func() {
 		a.beginStop()
+		unserved := a.closeUnserved()
 		a.endRoads()
 		a.roads.Wait()
 		ctx, cancel := context.WithTimeout(context.Background(), logGrace)
@@ -240,7 +249,10 @@ func (a *App) Close() error {
 		}
 		a.endLog()
 		a.logDone.Wait()
-		a.closeErr = errors.Join(append(errs, a.logErr, a.release())...)
+		a.closeErr = errors.Join(append(errs, unserved, a.logErr, a.release())...)
+		if a.served {
+			a.logger.Info("stopped", "clean", a.closeErr == nil, "up", time.Since(a.began).Round(time.Second))
+		}
 	})
 	return a.closeErr
 }
@@ -255,13 +267,21 @@ func (a *App) release() error {
 }
 
 // FirstAdmin makes the user admin when there are no users at all. An empty password is
-// replaced by a random one; the password in use is returned when one was made.
+// replaced by a random one; the password in use is returned when one was made. The doors
+// are opened before (see Listen), so that a start which fails for a refused password or a
+// taken port leaves no user behind whose password nobody was told.
 func (a *App) FirstAdmin(ctx context.Context, password string) (name, used string, made bool, err error) {
 	if len(a.people.ListUsers()) > 0 {
 		return "", "", false, nil
 	}
 	if password == "" {
 		password = auth.NewPassword()
+	}
+	if err := auth.CheckNewPassword(password); err != nil {
+		return "", "", false, err
+	}
+	if err := a.Listen(ctx); err != nil {
+		return "", "", false, err
 	}
 	if _, err := a.people.AddUser(ctx, adminName, password); err != nil {
 		return "", "", false, err

@@ -4,6 +4,9 @@ import (
 	"log/slog"
 	"net/netip"
 	"time"
+
+	"signalbox/internal/auth"
+	"signalbox/internal/gateway/loop"
 )
 
 // Config is every setting of a hub. DefaultConfig gives the values a hub runs with when
@@ -33,7 +36,9 @@ type HTTPConfig struct {
 	MaxBody   int
 	MaxImport int
 	// MaxConnections bounds open connections of the port; further ones wait to be accepted.
-	MaxConnections int
+	// ConnectionsPerAddress bounds those of one address; further ones are refused.
+	MaxConnections        int
+	ConnectionsPerAddress int
 	// PublicDocs and PublicMetrics open /docs and /metrics to callers without a credential.
 	PublicDocs    bool
 	PublicMetrics bool
@@ -78,6 +83,8 @@ type DevicesTLSConfig struct {
 	Listen string
 	Cert   string
 	Key    string
+	// Handshakes bounds the TLS handshakes that are done at a time.
+	Handshakes int
 }
 
 // BackoffConfig slows failed logins of devices.
@@ -87,6 +94,8 @@ type BackoffConfig struct {
 	Max      time.Duration
 	// Remembered bounds how many names and addresses are kept in mind.
 	Remembered int
+	// DailyGuesses bounds the different wrong secrets checked of a device from one address.
+	DailyGuesses int
 }
 
 // TelemetryConfig is what a device's message may hold.
@@ -151,9 +160,10 @@ const (
 func DefaultConfig() Config {
 	return Config{
 		Data: "./data",
-		HTTP: HTTPConfig{Listen: ":8080", MaxBody: mib, MaxImport: 256 * mib, MaxConnections: 4096},
+		HTTP: HTTPConfig{Listen: ":8080", MaxBody: mib, MaxImport: 256 * mib, MaxConnections: 4096, ConnectionsPerAddress: 1024},
 		Devices: DevicesConfig{
 			Listen:                ":8765",
+			TLS:                   DevicesTLSConfig{Handshakes: loop.DefaultHandshakes},
 			MaxFrame:              64 * kib,
 			MessagesPerSecond:     1000,
 			Burst:                 2000,
@@ -164,7 +174,7 @@ func DefaultConfig() Config {
 			Outbox:                64 * kib,
 			PingInterval:          20 * time.Second,
 			PingMisses:            2,
-			Backoff:               BackoffConfig{Failures: 5, Max: 30 * time.Second, Remembered: 65536},
+			Backoff:               BackoffConfig{Failures: 5, Max: 30 * time.Second, Remembered: 65536, DailyGuesses: auth.DefaultDailyGuesses},
 		},
 		Telemetry: TelemetryConfig{MaxKeys: 256, MaxDepth: 16, Past: 30 * day, Future: time.Minute},
 		History: HistoryConfig{

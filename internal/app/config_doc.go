@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -14,7 +15,7 @@ func WriteDefaultConfig(w io.Writer) error {
 	c := DefaultConfig()
 	b.WriteString("# Every setting of Signalbox with its default. Keep the lines you change, drop the rest.\n")
 	previous := []string{}
-	for _, s := range settings() {
+	for _, s := range bySection() {
 		words := strings.Split(s.key, ".")
 		path := words[:len(words)-1]
 		for depth := range path {
@@ -40,6 +41,25 @@ func WriteDefaultConfig(w io.Writer) error {
 	return err
 }
 
+// bySection gives all settings with those of one section in a row, the sections in the
+// order in which they come up first.
+func bySection() []setting {
+	all := settings()
+	var order []string
+	for _, s := range all {
+		if !slices.Contains(order, s.section()) {
+			order = append(order, s.section())
+		}
+	}
+	slices.SortStableFunc(all, func(a, b setting) int {
+		return slices.Index(order, a.section()) - slices.Index(order, b.section())
+	})
+	return all
+}
+
+// section is the setting's key without its last word.
+func (s setting) section() string { return s.key[:max(strings.LastIndexByte(s.key, '.'), 0)] }
+
 // WriteConfigReference writes the reference of all settings as Markdown.
 func WriteConfigReference(w io.Writer) error {
 	var b bytes.Buffer
@@ -54,7 +74,7 @@ Signalbox needs none: every setting has a default. A setting is looked for in th
 4. flags of ` + "`signalbox serve`" + `: ` + "`--data`, `--http`, `--devices`, `--log-level`, `--log-format`" + `, and ` + "`--set KEY=VALUE`" + ` for every other key.
 
 In YAML the dots are nesting: ` + "`http.listen`" + ` is the key ` + "`listen`" + ` in the section ` + "`http`" + `. A key or variable that is not known is an
-error that names the nearest one. Sizes are written as ` + "`512KiB`, `64MiB`" + ` (1024) or ` + "`64MB`" + ` (1000), durations as ` + "`500ms`, `10s`, `5m`,\n`12h`, `30d`" + `.
+error that names the nearest one, if one looks like it. Sizes are written as ` + "`512KiB`, `64MiB`" + ` (1024) or ` + "`64MB`" + ` (1000), durations as ` + "`500ms`, `10s`, `5m`,\n`12h`, `30d`" + `.
 
 ` + "```sh" + `
 signalbox config default > signalbox.yaml   # every key with its default, to edit
@@ -65,10 +85,9 @@ signalbox config doc                        # this page
 ## Settings
 `)
 	section := "-"
-	for _, s := range settings() {
-		at := max(strings.LastIndexByte(s.key, '.'), 0)
-		if s.key[:at] != section {
-			section = s.key[:at]
+	for _, s := range bySection() {
+		if s.section() != section {
+			section = s.section()
 			title := section
 			if title == "" {
 				title = "In general"

@@ -66,6 +66,8 @@ func httpSettings() []setting {
 			means("The same for imports and for commands to many devices at once."),
 		number("http.max_connections", func(c *Config) *int { return &c.HTTP.MaxConnections }, 1, 1_000_000).
 			means("The most connections of people and programs at the same time; further ones wait to be accepted, so that devices keep their share of the system's open files."),
+		number("http.connections_per_address", func(c *Config) *int { return &c.HTTP.ConnectionsPerAddress }, 1, 1_000_000).
+			means("How many of them one network address may hold open (IPv6: a /64 network); further ones are answered with 429, or cut. Trusted proxies are not concerned."),
 		truth("http.public_docs", func(c *Config) *bool { return &c.HTTP.PublicDocs }).
 			means("Opens /docs to callers without a credential. From this machine it is always open."),
 		truth("http.public_metrics", func(c *Config) *bool { return &c.HTTP.PublicMetrics }).
@@ -89,6 +91,8 @@ func deviceSettings() []setting {
 			means("The certificate chain, PEM."),
 		path("devices.tls.key", func(c *Config) *string { return &c.Devices.TLS.Key }).
 			means("The certificate's private key, PEM."),
+		number("devices.tls.handshakes", func(c *Config) *int { return &c.Devices.TLS.Handshakes }, 4, 65536).
+			means("How many TLS handshakes are done at the same time, a quarter of them with one address. 16 times as many wait for their turn, further ones are cut."),
 		size("devices.max_frame", func(c *Config) *int { return &c.Devices.MaxFrame }, kib, 16*mib).
 			means("The largest message a device may send; a larger one closes the connection with code 1009."),
 		number("devices.messages_per_second", func(c *Config) *int { return &c.Devices.MessagesPerSecond }, 1, 1_000_000).
@@ -98,11 +102,11 @@ func deviceSettings() []setting {
 		number("devices.connections_per_address", func(c *Config) *int { return &c.Devices.ConnectionsPerAddress }, 1, 10_000_000).
 			means("How many connections one network address may hold open. Many sites put a whole fleet behind one address."),
 		number("devices.max_connections", func(c *Config) *int { return &c.Devices.MaxConnections }, 1, 10_000_000).
-			means("How many connections the port holds open in all."),
+			means("How many connections the port holds open in all. Fewer if the system's limit on open files allows fewer."),
 		duration("devices.auth_timeout", func(c *Config) *time.Duration { return &c.Devices.AuthTimeout }, 100*time.Millisecond, 10*time.Minute).
 			means("How long a connection may stay without a successful login."),
 		duration("devices.handshake_timeout", func(c *Config) *time.Duration { return &c.Devices.HandshakeTimeout }, 100*time.Millisecond, 10*time.Minute).
-			means("How long the WebSocket upgrade, and the TLS handshake before it, may take."),
+			means("How long the WebSocket upgrade, and the TLS handshake before it with the wait for its turn, may take."),
 		size("devices.outbox", func(c *Config) *int { return &c.Devices.Outbox }, 8*kib, 64*mib).
 			means("How much may wait to be sent to one device; one that reads slower is disconnected."),
 		duration("devices.ping_interval", func(c *Config) *time.Duration { return &c.Devices.PingInterval }, 100*time.Millisecond, time.Hour).
@@ -115,6 +119,8 @@ func deviceSettings() []setting {
 			means("The longest wait between two attempts."),
 		number("devices.backoff.remembered", func(c *Config) *int { return &c.Devices.Backoff.Remembered }, 1024, 10_000_000).
 			means("How many names and addresses are kept in mind; the oldest are forgotten first."),
+		number("devices.backoff.daily_guesses", func(c *Config) *int { return &c.Devices.Backoff.DailyGuesses }, 5, 1_000_000).
+			means("How many different wrong secrets a day are checked of a device with a chosen secret from one address. When they are used up, a secret from there, right or wrong, is checked once in as large a part of a day: 50 make half an hour."),
 	}
 }
 

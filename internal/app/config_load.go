@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -130,7 +131,7 @@ func (c *Config) check(faults *faults) {
 func set(c *Config, g given) error {
 	s, ok := settingOf(g.key)
 	if !ok {
-		return fmt.Errorf("%s: there is no key %q; the nearest is %q", g.from, g.key, Nearest(g.key, knownKeys()))
+		return fmt.Errorf("%s: %s", g.from, noSuchKey(g.key))
 	}
 	if err := s.set(c, g.value); err != nil {
 		return fmt.Errorf("%s: %s = %s is wrong: %w; allowed is %s", g.from, g.key, spell(g.value), err, s.allowed)
@@ -156,6 +157,36 @@ func settingOf(key string) (setting, bool) {
 		}
 	}
 	return setting{}, false
+}
+
+// noSuchKey says what is wrong with a key that is none: it is a section, or looks like a
+// key or a section, or is nothing that is known.
+func noSuchKey(key string) string {
+	sections := sectionKeys()
+	if within, ok := sections[key]; ok {
+		return key + " is a section; it holds " + strings.Join(within, ", ")
+	}
+	if nearest := Nearest(key, knownKeys()); nearest != "" {
+		return fmt.Sprintf("there is no key %q; the nearest is %q", key, nearest)
+	}
+	if nearest := Nearest(key, slices.Sorted(maps.Keys(sections))); nearest != "" {
+		return fmt.Sprintf("there is no key %q; the nearest is the section %q", key, nearest)
+	}
+	if at := strings.LastIndexByte(key, '.'); at >= 0 && sections[key[:at]] != nil {
+		return fmt.Sprintf("there is no key %q; the section %s holds %s", key, key[:at], strings.Join(sections[key[:at]], ", "))
+	}
+	return fmt.Sprintf("there is no key %q; «signalbox config doc» lists all", key)
+}
+
+// sectionKeys gives the keys within each section, those of its own sections among them.
+func sectionKeys() map[string][]string {
+	within := make(map[string][]string)
+	for _, key := range knownKeys() {
+		for at := strings.LastIndexByte(key, '.'); at >= 0; at = strings.LastIndexByte(key[:at], '.') {
+			within[key[:at]] = append(within[key[:at]], key)
+		}
+	}
+	return within
 }
 
 // knownKeys gives all keys in their order.
@@ -192,11 +223,17 @@ func readConfigFile(src ConfigSources, later []given) (name string, data []byte,
 	switch {
 	case err == nil:
 		return name, data, nil
-	case implied && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)):
-		return "", nil, nil
+	case implied && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) || closed(name)):
+		return "", nil, nil // what is wrong with the directory is told by whoever opens it
 	default:
 		return "", nil, signalbox.Errorf(signalbox.KindInvalid, "config", "the configuration file %s cannot be read: %s", name, Cause(err))
 	}
+}
+
+// closed says whether the directory that the file lies in may not be entered.
+func closed(file string) bool {
+	_, err := os.Stat(file)
+	return errors.Is(err, fs.ErrPermission)
 }
 
 // Cause gives the reason of a fault of the file system or network without the path or
@@ -212,7 +249,7 @@ func readFlags(flags map[string]string, faults *faults) []given {
 	var all []given
 	for key, value := range flags {
 		if _, ok := settingOf(key); !ok {
-			faults.add("--set %s: there is no such key; the nearest is %q", key, Nearest(key, knownKeys()))
+			faults.add("--set: %s", noSuchKey(key))
 			continue
 		}
 		all = append(all, given{key, value, flagOf(key)})
@@ -264,10 +301,13 @@ func Variables() []Variable {
 	return all
 }
 
+// variablePrefix begins the name of every variable.
+const variablePrefix = "SIGNALBOX_"
+
 // variableOf spells a key as a variable: http.listen is SIGNALBOX_HTTP_LISTEN. What the
 // underscores stand for is settled by the list of keys.
 func variableOf(key string) string {
-	return "SIGNALBOX_" + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
+	return variablePrefix + strings.ToUpper(strings.ReplaceAll(key, ".", "_"))
 }
 
 // Environ gives the value of the variable name in environ, the last one if it is there
@@ -291,17 +331,21 @@ func readEnviron(environ []string, faults *faults) []given {
 	var names []string
 	for _, v := range Variables() {
 		known[v.Name] = v
-		names = append(names, v.Name)
+		names = append(names, strings.TrimPrefix(v.Name, variablePrefix))
 	}
 	byKey := make(map[string]given)
 	for _, e := range environ {
 		name, value, _ := strings.Cut(e, "=")
-		if !strings.HasPrefix(name, "SIGNALBOX_") || value == "" || foreignVariable.MatchString(name) {
+		if !strings.HasPrefix(name, variablePrefix) || value == "" || foreignVariable.MatchString(name) {
 			continue
 		}
 		v, ok := known[name]
 		if !ok {
-			faults.add("the environment variable %s is not known; the nearest is %s", name, Nearest(name, names))
+			hint := "«signalbox config doc» lists all"
+			if nearest := Nearest(strings.TrimPrefix(name, variablePrefix), names); nearest != "" {
+				hint = "the nearest is " + variablePrefix + nearest
+			}
+			faults.add("the environment variable %s is not known; %s", name, hint)
 			continue
 		}
 		if v.Key == "" {

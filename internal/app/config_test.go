@@ -72,6 +72,33 @@ func TestDefaultFileGivesTheDefaults(t *testing.T) {
 	}
 }
 
+func TestReferenceHasEachSectionOnce(t *testing.T) {
+	var text bytes.Buffer
+	if err := WriteConfigReference(&text); err != nil {
+		t.Fatal(err)
+	}
+	seen := make(map[string]bool)
+	for line := range strings.Lines(text.String()) {
+		if strings.HasPrefix(line, "### ") && seen[line] {
+			t.Errorf("%q is there twice", line)
+		}
+		seen[line] = true
+	}
+}
+
+func TestNearest(t *testing.T) {
+	names := []string{"serve", "config", "import", "device", "list", "http.listen", "devices.listen", "devices.max_frame"}
+	for name, want := range map[string]string{
+		"servce": "serve", "sevre": "serve", "lsit": "list", "lst": "list", "dveice": "device", "max_frame": "devices.max_frame",
+		"http.max_frame": "devices.max_frame", "devices.maxframe": "devices.max_frame", "device.listn": "devices.listen",
+		"frobnicate": "", "x": "", "": "", "mqtt.listen": "",
+	} {
+		if got := Nearest(name, names); got != want {
+			t.Errorf("%q is near %q, want %q", name, got, want)
+		}
+	}
+}
+
 func TestReferenceIsUpToDate(t *testing.T) {
 	var want bytes.Buffer
 	if err := WriteConfigReference(&want); err != nil {
@@ -102,7 +129,12 @@ func TestConfigFaults(t *testing.T) {
 	}{
 		{name: "unknown key", yaml: "http:\n  listn: :80\n", want: []string{"hub.yaml:2:", `"http.listn"`, `nearest is "http.listen"`}},
 		{name: "key in the wrong section", yaml: "\n\nmax_frame: 1KiB\n", want: []string{"hub.yaml:3:", `nearest is "devices.max_frame"`}},
-		{name: "unknown section", yaml: "device:\n  listen: :80\n", want: []string{"hub.yaml:1:", `"device"`}},
+		{name: "unknown section", yaml: "device:\n  listen: :80\n", want: []string{"hub.yaml:1:", `no key "device"; the nearest is the section "devices"`}},
+		{name: "key with a near section", yaml: "device.listen: :80\n", want: []string{`nearest is "devices.listen"`}},
+		{name: "nothing near", yaml: "frobnicate: 5\n", want: []string{`no key "frobnicate"; «signalbox config doc» lists all`}},
+		{name: "nothing near in a section", yaml: "login: {frobnicate: 5}\n", want: []string{"the section login holds login.backoff_max, login.session"}},
+		{name: "another protocol's section", yaml: "mqtt.listen: :1883\n", want: []string{`no key "mqtt.listen"; «signalbox config doc» lists all`}},
+		{name: "section as a flag", flags: map[string]string{"http": ":80"}, want: []string{"--set: http is a section; it holds http.listen"}},
 		{name: "section as value", yaml: "http: 8080\n", want: []string{"hub.yaml:1: http is a section", "http.listen"}},
 		{name: "key as section", yaml: "data:\n  dir: x\n", want: []string{"data is a single key"}},
 		{name: "list as value", yaml: "http:\n  listen: [a, b]\n", want: []string{"hub.yaml:2:", "http.listen", "not a list", "host:port"}},
@@ -126,9 +158,10 @@ func TestConfigFaults(t *testing.T) {
 		{name: "two at once", yaml: "x: 1\nlog: {format: xml}\n", want: []string{"hub.yaml:1:", "hub.yaml:2:"}},
 		{name: "hidden by the environment", yaml: "log: {format: xml}\n", env: []string{"SIGNALBOX_LOG_FORMAT=json"}, want: []string{"hub.yaml:1:"}},
 		{name: "unknown variable", env: []string{"SIGNALBOX_DEVICES_MAXFRAME=1"}, want: []string{"SIGNALBOX_DEVICES_MAXFRAME is not known", "nearest is SIGNALBOX_DEVICES_MAX_FRAME"}},
+		{name: "variable with nothing near", env: []string{"SIGNALBOX_FROB=1"}, want: []string{"SIGNALBOX_FROB is not known; «signalbox config doc»"}},
 		{name: "wrong variable", env: []string{"SIGNALBOX_COMMANDS_MAX_BULK=0"}, want: []string{"SIGNALBOX_COMMANDS_MAX_BULK: commands.max_bulk", "too small"}},
 		{name: "both spellings", env: []string{"SIGNALBOX_HTTP=:1", "SIGNALBOX_HTTP_LISTEN=:2"}, want: []string{"both set http.listen"}},
-		{name: "unknown flag key", flags: map[string]string{"htp.listen": ":1"}, want: []string{"--set htp.listen", `"http.listen"`}},
+		{name: "unknown flag key", flags: map[string]string{"htp.listen": ":1"}, want: []string{`--set: there is no key "htp.listen"`, `nearest is "http.listen"`}},
 		{name: "wrong flag", flags: map[string]string{"http.listen": "x"}, want: []string{`--http: http.listen = "x"`}},
 	}
 	for _, tt := range tests {

@@ -14,12 +14,7 @@ func readYAML(name string, data []byte, faults *faults) []given {
 	if len(strings.TrimSpace(string(data))) == 0 {
 		return nil
 	}
-	r := yamlReader{name: filepath.ToSlash(name), faults: faults, seen: make(map[string]int), sections: make(map[string][]string)}
-	for _, key := range knownKeys() {
-		for at := strings.LastIndexByte(key, '.'); at >= 0; at = strings.LastIndexByte(key[:at], '.') {
-			r.sections[key[:at]] = append(r.sections[key[:at]], key)
-		}
-	}
+	r := yamlReader{name: filepath.ToSlash(name), faults: faults, seen: make(map[string]int), sections: sectionKeys()}
 	var document yaml.Node
 	if err := yaml.Unmarshal(data, &document); err != nil {
 		faults.add("%s is not YAML: %s", name, strings.TrimPrefix(err.Error(), "yaml: "))
@@ -61,16 +56,14 @@ func (r *yamlReader) section(prefix string, node *yaml.Node) {
 			value = value.Alias
 		}
 		_, isKey := settingOf(key)
-		within, isSection := r.sections[key]
+		_, isSection := r.sections[key]
 		switch {
 		case isSection && value.Kind == yaml.MappingNode:
 			r.section(key+".", value)
 		case isSection && value.Tag == "!!null":
 			// a section whose keys are all commented out
-		case isSection:
-			r.faults.add("%s: %s is a section; it holds %s", where, key, strings.Join(within, ", "))
 		case !isKey:
-			r.faults.add("%s: there is no key %q; the nearest is %q", where, key, Nearest(key, knownKeys()))
+			r.faults.add("%s: %s", where, noSuchKey(key))
 		case value.Kind == yaml.MappingNode:
 			r.faults.add("%s: %s is a single key, not a section", where, key)
 		default:

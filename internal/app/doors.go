@@ -40,7 +40,7 @@ func (a *App) Ready(context.Context) []api.Check {
 		hub.OK, hub.Message = false, "the hub is stopping"
 	default:
 	}
-	return []api.Check{hub, storage}
+	return []api.Check{hub, storage, a.clockCheck()}
 }
 
 // register adds metrics of parts that come late.

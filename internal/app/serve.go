@@ -24,6 +24,9 @@ import (
 
 // transports are the open doors.
 type transports struct {
+	doors   []door // opened by Listen
+	served  bool   // by Serve
+	public  *limitedListener
 	http    *http.Server
 	local   localServer
 	group   *loop.Group
@@ -37,8 +40,28 @@ type door struct {
 	serve  func(ctx context.Context, l net.Listener) error
 }
 
-// Serve opens the doors: HTTP, devices, and the socket in the data directory. ready is
-// called once all of them accept, with their addresses. Serve returns when ctx has ended
+// Listen opens the doors, unless they are open: HTTP, devices, and the socket in the data
+// directory. Whoever connects waits until Serve. It and Serve are called by one goroutine.
+func (a *App) Listen(ctx context.Context) error {
+	if a.doors != nil {
+		return nil
+	}
+	doors, err := a.openDoors(ctx)
+	if err == nil {
+		a.doors = doors
+		return nil
+	}
+	for _, d := range doors {
+		err = errors.Join(err, d.listen.Close())
+	}
+	if a.group != nil {
+		err = errors.Join(err, a.group.Close(ctx))
+	}
+	return err
+}
+
+// Serve serves at the doors, which it opens if Listen has not. ready is called once all of
+// them accept, with their addresses. Serve is called once, and returns when ctx has ended
 // and all has stopped in order:
 //
 //  1. no new connections; /readyz says so
@@ -48,14 +71,15 @@ type door struct {
 //
 // Nothing acknowledged is lost, whenever it is killed.
 func (a *App) Serve(ctx context.Context, ready func(addresses map[string]string)) error {
-	doors, err := a.openDoors(ctx)
-	if err != nil {
+	if err := a.Listen(ctx); err != nil {
 		return err
 	}
+	a.served = true
+	a.files.tell(a.logger)
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	parts, serving := errgroup.WithContext(serving)
-	for _, d := range doors {
+	for _, d := range a.doors {
 		parts.Go(func() error {
 			if err := d.serve(serving, d.listen); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, loop.ErrStopped) {
 				return fmt.Errorf("serve %s: %w", d.key, err)
@@ -63,13 +87,14 @@ func (a *App) Serve(ctx context.Context, ready func(addresses map[string]string)
 			return nil
 		})
 	}
-	err = a.writeAddresses()
+	err := a.writeAddresses()
 	if err == nil && ready != nil {
 		ready(a.Addresses())
 	}
 	if err == nil {
 		<-serving.Done()
 	}
+	a.logger.Info("stopping", "reason", stopReason(ctx, err), "within", a.cfg.ShutdownTimeout)
 	a.beginStop()
 	stop, stopCancel := context.WithTimeout(context.WithoutCancel(ctx), a.cfg.ShutdownTimeout*3/4)
 	defer stopCancel()
@@ -78,22 +103,48 @@ func (a *App) Serve(ctx context.Context, ready func(addresses map[string]string)
 	return errors.Join(err, parts.Wait(), os.Remove(a.addressesFile()), os.Remove(filepath.Join(a.cfg.Data, SocketName)))
 }
 
+// stopReason tells why the hub stops. A ctx that was ended with a cause gives that: the
+// signal, for instance.
+func stopReason(ctx context.Context, err error) string {
+	switch cause := context.Cause(ctx); {
+	case err != nil:
+		return "the start failed"
+	case cause == nil:
+		return "a listener failed"
+	case errors.Is(cause, context.Canceled):
+		return "asked to"
+	default:
+		return cause.Error()
+	}
+}
+
+// closeUnserved closes what Listen opened when Serve was not called.
+func (a *App) closeUnserved() error {
+	if a.served || a.doors == nil {
+		return nil
+	}
+	var errs []error
+	for _, d := range a.doors {
+		errs = append(errs, d.listen.Close())
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), logGrace)
+	defer cancel()
+	return errors.Join(append(errs, a.group.Close(ctx), os.Remove(filepath.Join(a.cfg.Data, SocketName)))...)
+}
+
+// openDoors gives those it has opened with an error, too.
 func (a *App) openDoors(ctx context.Context) (doors []door, err error) {
-	defer func() {
-		if err != nil {
-			for _, d := range doors {
-				err = errors.Join(err, d.listen.Close())
-			}
-		}
-	}()
 	d := a.cfg.Devices
-	a.group, err = loop.New(loop.Config{OutboxBytes: d.Outbox, HandshakeTimeout: d.HandshakeTimeout, Logger: a.logger})
+	a.group, err = loop.New(loop.Config{
+		OutboxBytes: d.Outbox, HandshakeTimeout: d.HandshakeTimeout, Handshakes: d.TLS.Handshakes, MaxSockets: a.files.sockets, Logger: a.logger,
+	})
 	if err != nil {
 		return nil, err
 	}
 	a.sockets = ws.NewServer(ws.Config{
 		HandshakeTimeout: d.HandshakeTimeout, MessageBytes: d.MaxFrame, PingInterval: d.PingInterval, PingMisses: d.PingMisses, Gate: a.gateway,
 	}, a.gateway)
+	a.transports.public = newLimitedListener(a.files.http, a.cfg.HTTP.ConnectionsPerAddress, a.cfg.HTTP.TrustedProxies)
 	if err := a.register(a.transportMetrics()); err != nil {
 		return nil, err
 	}
@@ -104,9 +155,8 @@ func (a *App) openDoors(ctx context.Context) (doors []door, err error) {
 		var l net.Listener
 		if l, err = listen(ctx, setting, address); err == nil {
 			if key == "http" {
-				places := make(chan struct{}, a.cfg.HTTP.MaxConnections)
-				l = &limitedListener{Listener: l, places: places, closed: make(chan struct{})}
-				err = a.register([]metric{gauge("http_connections", "Open connections of people and programs.", func() float64 { return float64(len(places)) })})
+				a.transports.public.Listener = l
+				l = a.transports.public
 			}
 			doors = append(doors, door{key: key, listen: l, serve: serve})
 			a.setAddress(key, l.Addr())
@@ -120,7 +170,8 @@ func (a *App) openDoors(ctx context.Context) (doors []door, err error) {
 	open("devices_tls", "devices.tls.listen", d.TLS.Listen, func(ctx context.Context, l net.Listener) error {
 		return a.group.ServeTLS(ctx, l, deviceTLS, a.sockets)
 	})
-	a.http = a.httpServer(a.handler)
+	a.http = a.httpServer(refuseCrowd(a.handler))
+	a.http.ConnContext = markCrowd
 	if t := a.cfg.HTTP.TLS; t.Cert != "" && err == nil {
 		a.http.TLSConfig, err = certificate(t.Cert, t.Key)
 	}

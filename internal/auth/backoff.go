@@ -29,17 +29,14 @@ type BackoffConfig struct {
 	Fade time.Duration
 	// Size bounds what is remembered (65,536): half of it failing pairs and addresses,
 	// half of it places that are known good, so that failing cannot push those out. The
-	// longest unused goes first. An entry takes some 100 bytes.
+	// longest unused goes first. An entry takes some 150 bytes.
 	Size int
-	// PairOnly makes a place known good for the names that logged in from there, and not
-	// for all names. It is for people's passwords, of which each guess is worth
-	// something; for devices, one good board vouches for the others behind its address.
-	PairOnly bool
 }
 
-// Backoff slows down guessing. It counts failures per name-and-address and per address;
-// an IPv6 address counts as its /64 network. It allocates only while it grows, and every
-// method is a few map lookups under one lock.
+// Backoff slows down the guessing of people's passwords; devices have DeviceLogins. It
+// counts failures per name-and-address and per address; an IPv6 address counts as its /64
+// network. It allocates only while it grows, and every method is a few map lookups under
+// one lock.
 //
 // Use: Delay before a credential is checked; if that gives a wait, refuse without
 // checking. After the check, Fail or Succeed.
@@ -87,6 +84,10 @@ type place struct {
 }
 
 func (b *Backoff) places(name string, addr netip.Addr) (pair, address place) {
+	return b.placesOf(maphash.String(b.seed, name), addr)
+}
+
+func (b *Backoff) placesOf(name uint64, addr netip.Addr) (pair, address place) {
 	if addr = addr.Unmap(); addr.Is4() {
 		address.address = addr.As16()
 	} else {
@@ -94,22 +95,14 @@ func (b *Backoff) places(name string, addr netip.Addr) (pair, address place) {
 		copy(address.address[:8], whole[:8])
 	}
 	pair = address
-	pair.name = maphash.String(b.seed, name) | 1
+	pair.name = name | 1
 	return pair, address
 }
 
-// knownAs is the place that a success of pair makes known good.
-func (b *Backoff) knownAs(pair, address place) place {
-	if b.cfg.PairOnly {
-		return pair
-	}
-	return address
-}
-
 // Delay gives how long attempts of name from addr are to be refused unchecked: 0 means
-// check the credential now. Where a success has been seen before it is 0; with PairOnly a
-// success lifts the wait of the address only, because each guess at that name counts. A
-// wait that is given counts as refused, and does not make the wait longer.
+// check the credential now. Where name has succeeded before, the wait of the address is
+// lifted, but not that of the pair: each guess at that name counts. A wait that is given
+// counts as refused, and does not make the wait longer.
 func (b *Backoff) Delay(name string, addr netip.Addr, now time.Time) time.Duration {
 	if !addr.IsValid() {
 		return 0
@@ -118,11 +111,8 @@ func (b *Backoff) Delay(name string, addr netip.Addr, now time.Time) time.Durati
 	pair, address := b.places(name, addr)
 	b.mu.Lock()
 	ofPair, ofAddress := b.waitOf(pair, at), b.waitOf(address, at)
-	if max(ofPair, ofAddress) > 0 && b.known.find(b.knownAs(pair, address)) != nil {
+	if ofAddress > 0 && b.known.find(pair) != nil {
 		ofAddress = 0
-		if !b.cfg.PairOnly {
-			ofPair = 0
-		}
 	}
 	b.mu.Unlock()
 	wait := max(ofPair, ofAddress)
@@ -178,17 +168,16 @@ func (b *Backoff) fail(p place, at time.Duration) time.Duration {
 }
 
 // Succeed notes a right credential: the failures of name at addr are forgotten, and the
-// place is known good from now on. A hub that starts may call it for every device with
-// the address of its latest login.
+// place is known good from now on.
 func (b *Backoff) Succeed(name string, addr netip.Addr) {
 	if !addr.IsValid() {
 		return
 	}
-	pair, address := b.places(name, addr)
+	pair, _ := b.places(name, addr)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.failing.forget(pair)
-	b.known.use(b.knownAs(pair, address))
+	b.known.use(pair)
 }
 
 // Failures is how many wrong credentials were seen.

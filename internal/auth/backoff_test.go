@@ -92,35 +92,20 @@ func TestBackoffPlaces(t *testing.T) {
 }
 
 func TestBackoffKnown(t *testing.T) {
-	tests := []struct {
-		name     string
-		pairOnly bool
-		known    time.Duration // the wait of the name that logged in from there
-		stranger time.Duration // and of one that never did
-	}{
-		{"devices", false, 0, 0},
-		{"people", true, time.Second, time.Second}, // each guess at a password counts
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				b := NewBackoff(BackoffConfig{PairOnly: tt.pairOnly})
-				b.Succeed("a", home)
-				failures(b, 20, "a", home)
-				failures(b, 20, "b", home)
-				wantDelay(t, b, "a", home, tt.known)
-				wantDelay(t, b, "b", home, tt.stranger)
-				failures(b, 5, "a", away)
-				wantDelay(t, b, "a", away, time.Second)
-				wantDelay(t, b, "a", home, tt.known)
-			})
-		})
-	}
+	synctest.Test(t, func(t *testing.T) {
+		b := NewBackoff(BackoffConfig{})
+		b.Succeed("a", home)
+		failures(b, 20, "b", home)
+		wantDelay(t, b, "a", home, 0) // spared the wait of the address
+		wantDelay(t, b, "b", home, time.Second)
+		failures(b, 20, "a", home)
+		wantDelay(t, b, "a", home, time.Second) // each guess at a password counts
+	})
 }
 
 func TestBackoffSuccessForgetsPair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b := NewBackoff(BackoffConfig{PairOnly: true})
+		b := NewBackoff(BackoffConfig{})
 		for range 4 {
 			b.Fail("a", home, time.Now())
 		}

@@ -87,7 +87,7 @@ type Identity struct {
 type PeopleConfig struct {
 	Store     Store
 	Passwords *Passwords
-	// Backoff slows down guessing of people's passwords (DefaultPeopleBackoff, PairOnly).
+	// Backoff slows down guessing of people's passwords (DefaultPeopleBackoff).
 	Backoff *Backoff
 	// LoginLife is how long a browser login holds without being used (default LoginLife).
 	LoginLife time.Duration
@@ -151,7 +151,7 @@ func NewPeople(ctx context.Context, cfg PeopleConfig) (*People, error) {
 		p.passwords = NewPasswords(0, 0)
 	}
 	if p.backoff == nil {
-		p.backoff = NewBackoff(BackoffConfig{Max: DefaultPeopleBackoff, PairOnly: true})
+		p.backoff = NewBackoff(BackoffConfig{Max: DefaultPeopleBackoff})
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)

@@ -18,6 +18,7 @@ type entry struct {
 	// What Backoff knows of a failing place. Times are since its start.
 	count       int
 	last, until time.Duration
+	guesses     guesses // DeviceLogins only
 }
 
 func newRecent(size int) recent {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -30,16 +31,16 @@ type Program struct {
 // Main runs the command line of this process and returns its exit code. The first
 // interrupt or SIGTERM ends a command in order, the second ends the process at once.
 func Main(version string) int {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(context.Background())
+	defer cancel(nil)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	defer signal.Stop(signals)
 	go func() {
 		select {
-		case <-signals:
+		case s := <-signals:
 			signal.Stop(signals) // before all else: the next signal finds the system's own handling
-			cancel()
+			cancel(fmt.Errorf("the signal %s", s))
 		case <-ctx.Done():
 		}
 	}()
@@ -60,7 +61,6 @@ func (p *Program) Run(ctx context.Context, args []string) int {
 	root := c.root()
 	root.SetArgs(prepareArgs(args))
 	root.SetIn(p.Stdin)
-	root.SetOut(p.Stdout)
 	root.SetErr(p.Stderr)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !c.started {
@@ -129,7 +129,8 @@ func (c *command) root() *cobra.Command {
 	_ = root.MarkPersistentFlagDirname("data")
 	_ = root.MarkPersistentFlagFilename("config", "yaml", "yml")
 	_ = root.MarkPersistentFlagFilename("token-file")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(flagFault)
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 
 	root.AddGroup(
 		&cobra.Group{ID: "hub", Title: "The hub:"},
@@ -143,6 +144,11 @@ func (c *command) root() *cobra.Command {
 	inGroup(root, "manage", c.deviceCommand(), c.userCommand(), c.tokenCommand())
 	inGroup(root, "use", c.sendCommand(), c.watchCommand(), c.historyCommand())
 	inGroup(root, "tools", c.simCommand(), c.benchCommand(), c.versionCommand())
+	root.SetOut(c.Stdout) // which the next line takes
+	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		completion.Args, completion.RunE = noSuchCommand, showHelp
+	}
 	return root
 }
 
@@ -155,9 +161,9 @@ func inGroup(root *cobra.Command, group string, commands ...*cobra.Command) {
 }
 
 // begin runs before each command, after its arguments were found right.
-func (c *command) begin(_ *cobra.Command, _ []string) error {
+func (c *command) begin(cmd *cobra.Command, _ []string) error {
 	c.started = true
-	return nil
+	return emptyFlag(cmd.Flags())
 }
 
 // parent makes a command that only holds others.
@@ -180,58 +186,12 @@ func noSuchCommand(cmd *cobra.Command, args []string) error {
 			names = append(names, sub.Name())
 		}
 	}
-	return usagef("%s has no command %q; the nearest is %q", cmd.CommandPath(), args[0], app.Nearest(args[0], names))
-}
-
-// between asks for low to high arguments; the command's usage line names them.
-func between(low, high int) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		switch {
-		case len(args) < low:
-			return usagef("something is missing: %s", cmd.UseLine())
-		case high >= 0 && len(args) > high:
-			return usagef("%q is too much: %s", args[high], cmd.UseLine())
-		default:
-			return nil
-		}
+	hint := "it has " + strings.Join(names, ", ")
+	if near := app.Nearest(args[0], names); near != "" {
+		hint = fmt.Sprintf("the nearest is %q", near)
 	}
+	return usagef("%s has no command %q; %s", cmd.CommandPath(), args[0], hint)
 }
-
-// prepareArgs gives «send» two freedoms that flags do not have: --wait may stand alone or
-// be followed by a duration, and a value may begin with a minus sign. A negative number
-// is marked with a NUL, which arguments of a process cannot hold; see sentValue.
-func prepareArgs(args []string) []string {
-	var out []string
-	send := false
-	for i := 0; i < len(args); i++ {
-		arg := args[i]
-		switch {
-		case arg == "--":
-			return append(out, args[i:]...)
-		case arg == "send":
-			send = true
-		case send && arg == "--wait" && i+1 < len(args):
-			if _, err := app.ParseDuration(args[i+1]); err == nil {
-				i++
-				arg += "=" + args[i]
-			}
-		case send && negative(arg) && !strings.HasPrefix(args[i-1], "--"):
-			arg = negativeMark + arg
-		}
-		out = append(out, arg)
-	}
-	return out
-}
-
-const negativeMark = "\x00"
-
-// negative says whether arg begins like a negative number; no flag does.
-func negative(arg string) bool {
-	return len(arg) > 1 && arg[0] == '-' && (arg[1] == '.' || arg[1] >= '0' && arg[1] <= '9')
-}
-
-// sentValue undoes what prepareArgs did to a negative number.
-func sentValue(arg string) string { return strings.TrimPrefix(arg, negativeMark) }
 
 // waitingThreads is by how much serve and bench raise GOMAXPROCS.
 const waitingThreads = 2

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -177,7 +178,30 @@ func TestWrongUsage(t *testing.T) {
 	}{
 		{"unknown command", []string{"servce"}, `nearest is "serve"`},
 		{"unknown part", []string{"device", "lst"}, `nearest is "list"`},
-		{"unknown flag", []string{"device", "list", "--frob"}, "--frob"},
+		{"unknown command, none near", []string{"frobnicate"}, "it has bench, completion, config"},
+		{"unknown shell", []string{"completion", "fsh"}, `nearest is "fish"`},
+		{"unknown short flag", []string{"device", "list", "-x"}, "signalbox device list has no flag -x"},
+		{"times the wrong way round", []string{"history", "a", "--from", "1h", "--to", "2h"}, "--from 1h is not before --to 2h"},
+		{"type without a command", []string{"send", "--type", "box"}, "signalbox send --type box COMMAND"},
+		{"unknown flag", []string{"device", "list", "--frob"}, "signalbox device list has no flag --frob"},
+		{"nearly a flag", []string{"device", "list", "--onlin"}, "the nearest is --online"},
+		{"flag without its value", []string{"history", "a", "--last"}, "--last needs a value"},
+		{"no number", []string{"device", "list", "--limit", "x"}, "--limit x: allowed is a whole number"},
+		{"no share", []string{"sim", "--v1-share", "half"}, "--v1-share half: allowed is a number"},
+		{"empty flag", []string{"serve", "--http", ""}, "--http is empty"},
+		{"empty flag in a list", []string{"watch", "--type", ""}, "--type is empty"},
+		{"empty part of a list", []string{"history", "a", "--fields", "x,"}, "--fields is empty"},
+		{"empty name", []string{"device", "show", ""}, "an argument is empty"},
+		{"empty device", []string{"send", "", "b"}, "is empty"},
+		{"wait without unit", []string{"send", "a", "b", "--wait", "5"}, "--wait 5 lacks its unit; write --wait 5s"},
+		{"wait without unit behind a value", []string{"send", "a", "b", "90", "--wait=5"}, "--wait 5 lacks its unit"},
+		{"negative wait", []string{"send", "a", "b", "--wait", "-5"}, "--wait -5"},
+		{"unknown scope", []string{"token", "create", "x", "--scope", "god"}, "allowed are read, command and admin"},
+		{"unknown kind", []string{"watch", "--kind", "telemtry"}, "allowed are telemetry, presence, command and alert; the nearest is telemetry"},
+		{"unknown fault", []string{"sim", "--misbehave", "storms=0.5"}, "the nearest is storm"},
+		{"share of faults", []string{"sim", "--misbehave", "storm=NaN"}, "0 to 1"},
+		{"names and a choice", []string{"device", "rm", "a", "--type", "box"}, "exclude each other"},
+		{"choice without yes", []string{"device", "rm", "--type", "box"}, "add --yes"},
 		{"missing argument", []string{"device", "show"}, "device show NAME"},
 		{"missing name", []string{"device", "add"}, "name is missing"},
 		{"too much", []string{"user", "list", "x"}, `"x" is too much`},
@@ -251,7 +275,7 @@ func TestWithoutHub(t *testing.T) {
 	s.run("device", "list").want(t, ExitOK, "disabled")
 	s.run("device", "enable", "esp01").want(t, ExitOK)
 	s.run("device", "rotate", "esp01", "--json").want(t, ExitOK, `"secret":"`)
-	s.run("device", "show", "esp01").want(t, ExitOK, "none yet")
+	s.run("device", "show", "esp01").want(t, ExitOK, "none yet", "it has never logged in")
 	s.run("device", "show", "nobody").want(t, ExitNotFound, "nobody")
 	s.run("send", "esp01", "restart").want(t, ExitUnavailable, "No hub runs")
 	s.run("send", "esp01", "angle", "-5", "--ttl", "1h").want(t, ExitOK, "angle -5 queued")
@@ -300,8 +324,7 @@ func TestImport(t *testing.T) {
 	s.feed("name,type,password\nesp02,box,1\nesp03,station,\n", "device", "add", "--from", "-").want(t, ExitOK, "esp02", "created 2")
 	s.feed(`[{"name":"esp04"}]`, "import", "-").want(t, ExitOK, "created 1")
 	s.feed("{\"name\":\"esp05\"}\n{\"name\":\"esp06\"}\n", "import", "-").want(t, ExitOK, "created 2")
-	s.feed(`{"name":"esp07"`, "import", "-").want(t, ExitUsage, "nothing was imported")
-	s.feed("  ", "import", "-").want(t, ExitUsage, "is empty")
+	s.feed("esp03,box\nesp03,box\n", "import", "-").want(t, ExitOK, "standard input:2: the device esp03 is there already, in line 1", "kept     device  2 ")
 	if list := decode[[]any](t, s.run("device", "list", "--json")); len(list) != 6 {
 		t.Errorf("%d devices", len(list))
 	}
@@ -323,8 +346,60 @@ func TestImportThousands(t *testing.T) {
 	}
 }
 
+// TestNoData asks of a directory that is not there, which stays so.
+func TestNoData(t *testing.T) {
+	for _, args := range [][]string{
+		{"device", "list"},
+		{"device", "show", "a"},
+		{"device", "rotate", "a"},
+		{"device", "disable", "a"},
+		{"device", "rm", "a", "--yes"},
+		{"device", "rm", "--type", "box", "--yes"},
+		{"user", "list"},
+		{"user", "rm", "a"},
+		{"token", "list"},
+		{"token", "revoke", "a"},
+		{"history", "a"},
+		{"send", "a", "b"},
+		{"send", "--type", "box", "b"},
+	} {
+		s := newStation(t)
+		r := s.run(args...).want(t, ExitUnavailable, "there are no data of a hub in "+s.dir, "signalbox serve")
+		if _, err := os.Stat(s.dir); err == nil || r.out != "" {
+			t.Errorf("%v made the directory, or said %q", args, r.out)
+		}
+		if err := os.Mkdir(s.dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		s.run(args...).want(t, ExitUnavailable, "there are no data")
+		if left, err := os.ReadDir(s.dir); err != nil || len(left) != 0 {
+			t.Errorf("%v left %v in the directory (%v)", args, left, err)
+		}
+	}
+	for _, args := range [][]string{{"device", "add", "a"}, {"user", "add", "a", "--password-stdin"}, {"token", "create", "a"}, {"import", "-"}} {
+		s := newStation(t)
+		s.feed("long-enough\n", args...).want(t, ExitOK, "Made the data directory")
+	}
+}
+
+func TestRemoveMany(t *testing.T) {
+	s := newStation(t)
+	var file strings.Builder
+	for i := range 300 {
+		fmt.Fprintf(&file, "sim-%d,%s\n", i, []string{"box", "station", "lamp"}[i%3])
+	}
+	s.feed(file.String()+"keep,box\n", "import", "-").want(t, ExitOK)
+	s.run("device", "rm", "--type", "boxes", "--yes").want(t, ExitNotFound, "nothing was removed")
+	s.run("device", "rm", "--type", "box", "--prefix", "sim-", "--yes", "--json").want(t, ExitOK, `{"removed":100}`)
+	s.run("device", "rm", "--type", "station,lamp", "-y").want(t, ExitOK, "devices removed: 200")
+	if list := decode[[]any](t, s.run("device", "list", "--json")); len(list) != 1 {
+		t.Errorf("%d devices are left", len(list))
+	}
+}
+
 func TestWaitsForTheLock(t *testing.T) {
 	s := newStation(t)
+	s.run("device", "add", "esp01").want(t, ExitOK)
 	cfg := app.DefaultConfig()
 	cfg.Data = s.dir
 	holder, err := app.Open(t.Context(), app.Options{Config: cfg})

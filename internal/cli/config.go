@@ -25,6 +25,9 @@ func (c *command) configCheckCommand() *cobra.Command {
 			"fault with its file and line. Without faults it lists what differs from the defaults.",
 		Example: "  signalbox config check\n  signalbox config check signalbox.yaml",
 		Args:    between(0, 1),
+		ValidArgsFunction: firstOnly(func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return []string{"yaml", "yml"}, cobra.ShellCompDirectiveFilterFileExt
+		}),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if len(args) == 1 {
 				c.flags.config = args[0]

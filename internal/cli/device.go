@@ -1,11 +1,9 @@
 package cli
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
 	"net"
@@ -55,7 +53,7 @@ kept as it is. If an entry had to be refused the exit code is 1; the others are 
 			case from != "" && (len(args) > 0 || kind != "" || passwordStdin):
 				return usagef("--from stands alone: names, types and passwords are in the file")
 			case from != "":
-				return c.importFile(cmd.Context(), from, true)
+				return c.importFrom(cmd.Context(), from, true)
 			case len(args) == 0:
 				return usagef("a name is missing: %s", cmd.UseLine())
 			}
@@ -73,11 +71,12 @@ kept as it is. If an entry had to be refused the exit code is 1; the others are 
 	cmd.Flags().StringVar(&from, "from", "", "a file of devices (CSV, JSON or NDJSON), «-» for standard input")
 	cmd.Flags().BoolVar(&passwordStdin, "password-stdin", false, "take the device's password from standard input instead of making one")
 	_ = cmd.MarkFlagFilename("from", "csv", "json", "ndjson")
+	completeFlag(cmd, "type", c.completeType)
 	return cmd
 }
 
 func (c *command) addDevice(ctx context.Context, name, kind, secret string) error {
-	return c.withHub(ctx, func(r *reach) error {
+	return c.withPlace(ctx, func(r *reach) error {
 		made, err := r.AddDevice(ctx, client.NewDevice{Name: name, Type: kind, Secret: secret})
 		if err != nil {
 			return err
@@ -223,6 +222,8 @@ func (c *command) deviceListCommand() *cobra.Command {
 	flags.BoolVar(&online, "online", false, "only devices that are online")
 	flags.BoolVar(&offline, "offline", false, "only devices that are away")
 	flags.IntVar(&limit, "limit", 0, "how many at most; 0 means all")
+	completeFlag(cmd, "type", inList(c.types))
+	completeFlag(cmd, "prefix", c.completeDevices)
 	return cmd
 }
 
@@ -252,7 +253,7 @@ func (c *command) deviceShowCommand() *cobra.Command {
 		Short:             "Show a device and its latest telemetry",
 		Example:           "  signalbox device show esp01",
 		Args:              between(1, 1),
-		ValidArgsFunction: c.completeDevices,
+		ValidArgsFunction: firstOnly(c.completeDevices),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx := cmd.Context()
 			return c.withHub(ctx, func(r *reach) error {
@@ -284,7 +285,7 @@ func (c *command) showDevice(d *signalbox.Device, s *signalbox.State) error {
 	line("Name", p.bold(clean(d.Name)))
 	line("Type", clean(d.Type))
 	line("Presence", p.presence(d.Presence)(string(d.Presence)))
-	line("Since", timeText(d.Since))
+	line("Since", cmp.Or(timeText(d.Since), "it has never logged in"))
 	line("Status", clean(d.Status))
 	if d.Disabled {
 		line("Disabled", p.yellow("yes, it cannot log in"))
@@ -299,8 +300,9 @@ func (c *command) showDevice(d *signalbox.Device, s *signalbox.State) error {
 		return c.printf("%s", b.String())
 	}
 	line("Telemetry", "of "+timeText(s.Received))
+	e := envelopeOf(d.Protocol, s.Telemetry, s.Time)
 	for _, f := range fieldsOf(s.Telemetry) {
-		if f.marksFrame() {
+		if e.holds(f) {
 			continue
 		}
 		fmt.Fprintf(&b, "  %s = %s\n", p.cyan(clean(f.name)), clean(f.value))
@@ -315,7 +317,7 @@ func (c *command) deviceRotateCommand() *cobra.Command {
 		Short:             "Give a device a new secret; the old one is worth nothing from then on",
 		Example:           "  signalbox device rotate esp01\n  echo 1234 | signalbox device rotate esp01 --password-stdin",
 		Args:              between(1, 1),
-		ValidArgsFunction: c.completeDevices,
+		ValidArgsFunction: firstOnly(c.completeDevices),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			secret := ""
 			if passwordStdin {
@@ -351,80 +353,4 @@ func (c *command) deviceSwitchCommand(use, short string, disabled bool) *cobra.C
 			})
 		},
 	}
-}
-
-func (c *command) deviceRemoveCommand() *cobra.Command {
-	var yes bool
-	cmd := &cobra.Command{
-		Use:     "rm NAME…",
-		Aliases: []string{"remove"},
-		Short:   "Remove devices; their history is out of reach from then on",
-		Example: "  signalbox device rm esp01\n  signalbox device rm esp01 esp02 --yes",
-		Args:    between(1, -1), ValidArgsFunction: c.completeDevices,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.confirm(yes, "Remove "+strings.Join(args, ", ")+" and their history?"); err != nil {
-				return err
-			}
-			return c.forEachName(cmd.Context(), args, "removed", func(ctx context.Context, r *reach, name string) error {
-				return r.RemoveDevice(ctx, name)
-			})
-		},
-	}
-	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask on a terminal")
-	return cmd
-}
-
-// forEachName does something with each name, tells what was done, and stops at the first
-// fault.
-func (c *command) forEachName(ctx context.Context, names []string, done string, do func(ctx context.Context, r *reach, name string) error) error {
-	return c.withHub(ctx, func(r *reach) error {
-		for _, name := range names {
-			if err := do(ctx, r, name); err != nil {
-				return err
-			}
-			if err := c.done(name, done); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-// confirm asks on a terminal; elsewhere, and with yes, there is nothing to ask.
-func (c *command) confirm(yes bool, question string) error {
-	if _, ok := terminal(c.Stdin); yes || !ok {
-		return nil
-	}
-	c.notef("%s [y/N] ", clean(question))
-	answer, err := bufio.NewReader(c.Stdin).ReadString('\n')
-	if a := strings.ToLower(strings.TrimSpace(answer)); err != nil || (a != "y" && a != "yes") {
-		return errors.New("nothing was done")
-	}
-	return nil
-}
-
-const (
-	// completionTime bounds the question of a shell that completes a name.
-	completionTime = time.Second
-	// completionNames is how many names a shell is offered.
-	completionNames = 100
-)
-
-// completeDevices offers the names of devices to the shell, if a hub runs.
-func (c *command) completeDevices(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
-	defer cancel()
-	r, err := c.reachLive(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	defer func() { _ = r.close() }() // the shell wants names, not faults
-	var names []string
-	for d, err := range some(r.AllDevices(ctx, client.DeviceQuery{Prefix: begun, Limit: completionNames}), completionNames) {
-		if err != nil {
-			break // the shell wants names, not faults
-		}
-		names = append(names, d.Name+"\t"+d.Type)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
 }

@@ -7,7 +7,8 @@
 // a token; the socket DATA/signalbox.sock of a hub that runs on the data directory, as
 // admin; and where no hub runs, it takes the directory's lock and serves the API inside
 // its own process for as long as the command lasts. One process opens the store, always.
-// Where another process comes between, the command turns to it.
+// Where another process comes between, the command turns to it. Commands that add something
+// make a directory that is missing, all others refuse one without data.
 //
 // # Output
 //

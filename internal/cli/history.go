@@ -47,7 +47,7 @@ such as 2h or 7d. --csv has a column a field; --json has one message a line.`,
   signalbox history esp01 --from 7d --csv > esp01.csv
   signalbox history esp01 --from 2026-03-01 --to '2026-03-02 12:00' --order desc --json`,
 		Args:              between(1, 1),
-		ValidArgsFunction: c.completeDevices,
+		ValidArgsFunction: firstOnly(c.completeDevices),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			h, err := c.newHistory(args[0], f, time.Now())
 			if err != nil {
@@ -64,6 +64,8 @@ such as 2h or 7d. --csv has a column a field; --json has one message a line.`,
 	flags.StringVar(&f.order, "order", "asc", "asc: oldest first; desc: newest first")
 	flags.StringSliceVar(&f.fields, "fields", nil, "only these fields, by name or dotted path")
 	flags.BoolVar(&f.csv, "csv", false, "print CSV, a column a field")
+	completeFlag(cmd, "order", fixed(orders()))
+	completeFlag(cmd, "fields", inList(c.fieldsOfDevice))
 	return cmd
 }
 
@@ -77,12 +79,13 @@ type history struct {
 }
 
 func (c *command) newHistory(device string, f historyFlags, now time.Time) (*history, error) {
+	if err := oneOf("order", f.order, orders()); err != nil {
+		return nil, err
+	}
 	h := &history{command: c, device: device, last: f.last, flags: f}
 	switch {
 	case f.last < 0 || f.last > maxLast:
 		return nil, usagef("--last %d: allowed is 1 to %d; use --from for more", f.last, maxLast)
-	case f.order != "asc" && f.order != "desc":
-		return nil, usagef("--order %s: allowed are asc and desc", f.order)
 	case f.csv && c.flags.json:
 		return nil, usagef("--csv and --json exclude each other")
 	case f.last == 0 && f.from == "" && f.to == "":
@@ -96,6 +99,9 @@ func (c *command) newHistory(device string, f historyFlags, now time.Time) (*his
 	if h.query.To, err = f.moment("to", f.to, now); err != nil {
 		return nil, err
 	}
+	if !h.query.From.IsZero() && !h.query.To.IsZero() && !h.query.From.Before(h.query.To) {
+		return nil, usagef("--from %s is not before --to %s", f.from, f.to)
+	}
 	if h.last > 0 {
 		h.query.OldestFirst = false
 		h.query.Limit = min(h.last, historyPage)
@@ -105,6 +111,8 @@ func (c *command) newHistory(device string, f historyFlags, now time.Time) (*his
 	}
 	return h, nil
 }
+
+func orders() []string { return []string{"asc", "desc"} }
 
 // moment reads the time of a flag, zero for none.
 func (historyFlags) moment(name, text string, now time.Time) (time.Time, error) {
@@ -160,6 +168,14 @@ func (h *history) print(ctx context.Context, r *reach) error {
 		return out.Flush()
 	}
 	p, n := h.paint(), 0
+	protocol := signalbox.ProtocolNone
+	if !h.command.flags.json {
+		device, err := r.Device(ctx, h.device)
+		if err != nil {
+			return err
+		}
+		protocol = device.Protocol
+	}
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
 	for m, err := range h.messages(ctx, r) {
@@ -170,7 +186,11 @@ func (h *history) print(ctx context.Context, r *reach) error {
 		if h.command.flags.json {
 			err = encoder.Encode(m)
 		} else {
-			_, err = fmt.Fprintf(out, "%s  %s\n", p.dim(m.Time.Local().Format("2006-01-02 15:04:05.000")), p.fieldsText(m.Object))
+			e := envelopeOf(protocol, m.Object, m.Time)
+			if len(h.flags.fields) > 0 {
+				e = envelope{} // what was asked for by name is shown
+			}
+			_, err = fmt.Fprintf(out, "%s  %s\n", p.dim(m.Time.Local().Format("2006-01-02 15:04:05.000")), p.fieldsText(m.Object, e))
 		}
 		if err != nil {
 			return err

@@ -9,9 +9,19 @@ import (
 	"slices"
 )
 
-// withHub reaches the hub, calls do and lets go of it.
-func (c *command) withHub(ctx context.Context, do func(r *reach) error) (err error) {
-	r, err := c.reachHub(ctx)
+// withHub reaches the hub, calls do and lets go of it. Without a hub there must be data.
+func (c *command) withHub(ctx context.Context, do func(r *reach) error) error {
+	return c.within(ctx, needData, do)
+}
+
+// withPlace is withHub for commands that may be the first ever: they make the data
+// directory where it is missing.
+func (c *command) withPlace(ctx context.Context, do func(r *reach) error) error {
+	return c.within(ctx, needPlace, do)
+}
+
+func (c *command) within(ctx context.Context, what need, do func(r *reach) error) (err error) {
+	r, err := c.reachHub(ctx, what)
 	if err != nil {
 		return err
 	}

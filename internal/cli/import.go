@@ -3,13 +3,11 @@ package cli
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-	"strings"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -33,48 +31,50 @@ reported. Entries that must be refused are named, and make the exit code 1; all 
 		Example: `  signalbox import data.json
   signalbox import devices.csv --json > report.json`,
 		Args: between(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error { return c.importFile(cmd.Context(), args[0], false) },
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return []string{"json", "ndjson", "csv"}, cobra.ShellCompDirectiveFilterFileExt
+		},
+		RunE: func(cmd *cobra.Command, args []string) error { return c.importFrom(cmd.Context(), args[0], false) },
 	}
 }
 
-// importFile sends a file to the hub and reports what became of each entry.
-func (c *command) importFile(ctx context.Context, name string, devicesOnly bool) error {
+// importFrom sends a file to the hub and reports what became of each entry.
+func (c *command) importFrom(ctx context.Context, name string, devicesOnly bool) error {
 	data, err := c.readFile(name)
 	if err != nil {
 		return err
 	}
-	whole := isDataFile(data)
-	if whole && devicesOnly {
+	file, err := inspect(name, data)
+	if err != nil {
+		return err
+	}
+	if file.wholeHub && devicesOnly {
 		return usagef("%s is a data.json with users and devices; «signalbox import %s» takes it", name, shellQuote(name))
 	}
-	format := client.JSON
-	if first := bytes.TrimSpace(data)[0]; strings.EqualFold(filepath.Ext(name), ".csv") || (first != '[' && first != '{') {
-		format = client.CSV
-	} else if first == '{' {
-		format = client.NDJSON
-	}
-	return c.withHub(ctx, func(r *reach) error {
+	return c.withPlace(ctx, func(r *reach) error {
 		bar := c.progress("KiB", len(data)>>10)
 		defer bar.end()
 		body := &barReader{r: bytes.NewReader(data), bar: bar}
 		var report client.ImportReport
 		var err error
-		if whole {
+		if file.wholeHub {
 			report, err = r.ImportData(ctx, body)
 		} else {
-			report, err = r.ImportDevices(ctx, format, body)
+			report, err = r.ImportDevices(ctx, file.format, body)
 		}
 		if err != nil {
 			return err
 		}
 		bar.end()
-		return c.printImport(&report)
+		return c.printImport(file, &report)
 	})
 }
 
 func (c *command) readFile(name string) ([]byte, error) {
 	in := c.Stdin
-	if name != "-" {
+	if name == "-" {
+		name = "standard input"
+	} else {
 		file, err := os.Open(name)
 		if err != nil {
 			return nil, usagef("%s cannot be read: %s", name, app.Cause(err))
@@ -96,29 +96,6 @@ func (c *command) readFile(name string) ([]byte, error) {
 	return data, nil
 }
 
-// isDataFile says whether data is the original server's file: an object with users or
-// devices, and no device by itself.
-func isDataFile(data []byte) bool {
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	if t, err := decoder.Token(); err != nil || t != json.Delim('{') {
-		return false
-	}
-	for decoder.More() {
-		key, err := decoder.Token()
-		if err != nil {
-			return false
-		}
-		if key == "users" || key == "devices" {
-			return true
-		}
-		var skipped json.RawMessage
-		if decoder.Decode(&skipped) != nil {
-			return false
-		}
-	}
-	return false
-}
-
 // barReader moves a progress bar as a body is read.
 type barReader struct {
 	r    io.Reader
@@ -137,7 +114,17 @@ func (b *barReader) Read(p []byte) (int, error) {
 // longReport is from how many entries on only those are listed that hold news.
 const longReport = 200
 
-func (c *command) printImport(report *client.ImportReport) error {
+// twiceShown is how many names that are in a file twice are told.
+const twiceShown = 20
+
+func (c *command) printImport(file *importFile, report *client.ImportReport) error {
+	for i, text := range file.twice {
+		if i == twiceShown {
+			c.notef("and %d more names that are there twice\n", len(file.twice)-twiceShown)
+			break
+		}
+		c.notef("%s\n", clean(text))
+	}
 	summary := fmt.Sprintf("created %d, kept %d, refused %d", report.Created, report.Kept, report.Refused)
 	var failed error
 	if report.Refused > 0 {
@@ -147,7 +134,7 @@ func (c *command) printImport(report *client.ImportReport) error {
 		return errors.Join(c.printJSON(report), failed)
 	}
 	p := c.paint()
-	t := newTable("OUTCOME", "KIND", "ENTRY", "NAME", "SECRET OR REASON")
+	t := newTable("OUTCOME", "KIND", "LINE", "NAME", "SECRET OR REASON")
 	for _, e := range report.Entries {
 		if len(report.Entries) > longReport && e.Secret == "" && e.Outcome != "refused" {
 			continue
@@ -159,7 +146,7 @@ func (c *command) printImport(report *client.ImportReport) error {
 		case "refused":
 			style = p.red
 		}
-		t.add(map[int]cellStyle{0: style}, e.Outcome, e.Kind, fmt.Sprint(e.Index+1), e.Name, e.Secret+e.Message)
+		t.add(map[int]cellStyle{0: style}, e.Outcome, e.Kind, strconv.Itoa(file.line(e.Kind, e.Index)), e.Name, e.Secret+e.Message)
 	}
 	if len(t.rows) > 0 {
 		if err := t.write(c.Stdout, p); err != nil {

@@ -59,7 +59,56 @@ func TestAdminPasswordIsNotLostWithTheFirstStart(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
-	newStation(t).run("serve", "--http", taken.Addr().String(), "--devices", "127.0.0.1:0").want(t, ExitFailure, "the password, shown this once, is ")
+	s := newStation(t)
+	failed := s.run("serve", "--http", taken.Addr().String(), "--devices", "127.0.0.1:0").want(t, ExitFailure, taken.Addr().String())
+	if _, printed := s.serve(); !strings.Contains(printed, "Password ") && !strings.Contains(failed.err, "the password, shown this once, is ") {
+		t.Errorf("nobody was told the password\nthe first start: %s\nthe second: %s", failed.err, printed)
+	}
+}
+
+// completes asks as a shell does, of a hub with the devices sim-box-1 and sim-box-2.
+func completes(t *testing.T, s *station) {
+	t.Helper()
+	s.run("token", "create", "reader1").want(t, ExitOK)
+	tests := []struct {
+		args string
+		want []string
+		not  string
+	}{
+		{"device show sim-", []string{"sim-box-1\tbox\n", "sim-box-2"}, ""},
+		{"device show sim-box-1 sim-", nil, "sim-box"},
+		{"device rm sim-box-1 sim-", []string{"sim-box-2"}, "sim-box-1"},
+		{"device rm --type ", []string{"box\n"}, ""},
+		{"device list --type b", []string{"box\n"}, ""},
+		{"device add --type ", []string{"box\n"}, ""},
+		{"watch --type ", []string{"box\n"}, ""},
+		{"watch --kind telemetry,", []string{"telemetry,presence\n"}, "telemetry,telemetry"},
+		{"send --type ", []string{"box\n"}, ""},
+		{"send sim-", []string{"sim-box-1"}, ""},
+		{"send sim-box-1 s", []string{"servo1\n"}, ""},
+		{"history sim-box-1 --order ", []string{"asc\ndesc\n"}, ""},
+		{"history sim-box-1 --fields ", []string{"servo1\n", "status\n"}, "seq"},
+		{"history sim-box-1 --fields servo1,", []string{"servo1,servo2\n"}, "servo1,servo1"},
+		{"serve --log-level ", []string{"debug\ninfo\nwarn\nerror\n"}, ""},
+		{"serve --log-format ", []string{"text\njson\n"}, ""},
+		{"serve --set devices.l", []string{"devices.listen="}, ""},
+		{"token create x --scope ", []string{"command\n"}, ""},
+		{"token revoke ", []string{"reader1\t"}, ""},
+		{"user passwd ", []string{"admin\n"}, ""},
+		{"sim --misbehave ", []string{"half-open=\n"}, ""},
+	}
+	for _, tt := range tests {
+		args := append([]string{"__complete"}, strings.Split(tt.args, " ")...)
+		r := s.run(args...).want(t, ExitOK)
+		for _, want := range tt.want {
+			if !strings.Contains(r.out, want) {
+				t.Errorf("%q offers %q, not %q", tt.args, r.out, want)
+			}
+		}
+		if tt.not != "" && strings.Contains(r.out, tt.not) {
+			t.Errorf("%q offers %q", tt.args, r.out)
+		}
+	}
 }
 
 // TestLive has a hub, simulated boxes and the commands that look at them and move them.
@@ -101,9 +150,25 @@ func TestLive(t *testing.T) {
 	if all := s.run("history", "sim-box-1", "--from", "1h", "--csv").want(t, ExitOK).out; !strings.Contains(strings.SplitN(all, "\n", 2)[0], ",button1") {
 		t.Errorf("csv %s", all)
 	}
-	s.run("__complete", "device", "show", "sim-").want(t, ExitOK, "sim-box-1", "sim-box-2")
+	completes(t, s)
+	for _, args := range [][]string{{"watch", "--count", "3", "--kind", "telemetry"}, {"history", "sim-box-1"}, {"device", "show", "sim-box-1"}} {
+		if r := s.run(args...).want(t, ExitOK, "servo1"); strings.Contains(r.out, "seq") || strings.Contains(r.out, "ts=") || strings.Contains(r.out, "type=") {
+			t.Errorf("%v shows keys of the protocol: %s", args, r.out)
+		}
+	}
+	s.run("history", "sim-box-1", "--json").want(t, ExitOK, `"seq":`, `"ts":`, `"type":"telemetry"`)
+	s.run("history", "sim-box-1", "--fields", "seq").want(t, ExitOK, "seq=")
 	stop()
-	(<-boxes).want(t, ExitOK, "logins")
+	(<-boxes).want(t, ExitOK, "logins", "device rm --prefix sim-")
+	if r := s.run("history", "sim-box-1", "--last", "3").want(t, ExitOK, "servo1"); strings.Contains(r.out, "seq") {
+		t.Errorf("the history of a device that is away shows keys of the protocol: %s", r.out)
+	}
+	r := s.run("sim", "--boxes", "3", "--stations", "0", "--duration", "1s", "--interval", "50ms", "--rm").want(t, ExitOK, "Devices removed: 1")
+	if strings.Contains(r.err, "stay") {
+		t.Errorf("%s", r.err)
+	}
+	s.run("device", "show", "sim-box-3").want(t, ExitNotFound)
+	s.run("sim", "--devices", "127.0.0.1:1").want(t, ExitUnavailable, "nothing answers on the device port 127.0.0.1:1")
 
 	token := strings.TrimSpace(s.run("token", "create", "reader", "--scope", "read").want(t, ExitOK).out)
 	remote := []string{"SIGNALBOX_URL=" + address, "SIGNALBOX_TOKEN=" + token}

@@ -23,6 +23,10 @@ func TestPrepareArgs(t *testing.T) {
 		{"negative fraction", "send a b -.5 --wait", "send a b \x00-.5 --wait"},
 		{"flag's value", "send a b --ttl -5", "send a b --ttl -5"},
 		{"short flag", "send a b -h", "send a b -h"},
+		{"wait with a number", "send a b --wait 90", "send a b --wait=90"},
+		{"wait with a negative number", "send a b --wait -5", "send a b --wait=-5"},
+		{"negative value behind a switch", "send a b --replace -5", "send a b --replace \x00-5"},
+		{"negative value behind a flag with its value", "send a b --ttl=1h -5", "send a b --ttl=1h \x00-5"},
 		{"other command", "watch --count -5", "watch --count -5"},
 		{"after the end of flags", "send -- a b --wait 5s", "send -- a b --wait 5s"},
 	}
@@ -106,9 +110,32 @@ func TestTable(t *testing.T) {
 }
 
 func TestFieldsText(t *testing.T) {
-	got := paint{}.fieldsText([]byte(`{"type":"telemetry","a":15.0,"b":{"c":"x y","d":[1, 2]},"e":null,"f":""}`))
+	got := paint{}.fieldsText([]byte(`{"type":"telemetry","a":15.0,"b":{"c":"x y","d":[1, 2]},"e":null,"f":""}`), envelope{})
 	if want := `a=15.0 b.c="x y" b.d="[1, 2]" e=null f=""`; got != want {
 		t.Errorf("%s", got)
+	}
+}
+
+func TestEnvelope(t *testing.T) {
+	at := time.UnixMilli(1732190000000)
+	tests := []struct {
+		name, object string
+		protocol     signalbox.Protocol
+		want         string
+	}{
+		{"version 2", `{"type":"telemetry","seq":1,"ts":5,"a":1}`, signalbox.ProtocolV2, "a=1"},
+		{"version 1", `{"type":"telemetry","seq":1,"ts":5,"a":1}`, signalbox.ProtocolV1, "seq=1 ts=5 a=1"},
+		{"away, its own time", `{"type":"telemetry","seq":1,"ts":1732190000000,"a":1}`, signalbox.ProtocolNone, "a=1"},
+		{"away, its own time in words", `{"type":"telemetry","seq":1,"ts":"2024-11-21T11:53:20Z","a":1}`, signalbox.ProtocolNone, "a=1"},
+		{"away, no time", `{"type":"telemetry","seq":1,"a":1}`, signalbox.ProtocolNone, "seq=1 a=1"},
+		{"nested", `{"type":"valve","x":{"seq":1,"type":"telemetry"}}`, signalbox.ProtocolV2, "type=valve x.seq=1 x.type=telemetry"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			if got := (paint{}).fieldsText([]byte(tt.object), envelopeOf(tt.protocol, []byte(tt.object), at)); got != tt.want {
+				t.Errorf("%s", got)
+			}
+		})
 	}
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"strconv"
 	"time"
 
@@ -18,51 +19,52 @@ func (c *command) userCommand() *cobra.Command {
 }
 
 func (c *command) userAddCommand() *cobra.Command {
-	var fromStdin bool
-	cmd := &cobra.Command{
-		Use:     "add NAME",
-		Short:   "Add a person; the password is asked for, unseen",
-		Example: "  signalbox user add anna\n  pass show anna | signalbox user add anna --password-stdin",
-		Args:    between(1, 1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			password, err := c.askPassword(cmd.Context(), fromStdin, args[0])
+	cmd := c.passwordCommand(func(ctx context.Context, name, password string) error {
+		return c.withPlace(ctx, func(r *reach) error {
+			user, err := r.AddUser(ctx, name, password)
 			if err != nil {
 				return err
 			}
-			return c.withHub(cmd.Context(), func(r *reach) error {
-				user, err := r.AddUser(cmd.Context(), args[0], password)
-				if err != nil {
-					return err
-				}
-				if c.flags.json {
-					return c.printJSON(user)
-				}
-				return c.done(args[0], "added")
-			})
-		},
-	}
-	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "take the password from the first line of standard input")
+			if c.flags.json {
+				return c.printJSON(user)
+			}
+			return c.done(name, "added")
+		})
+	})
+	cmd.Use = "add NAME"
+	cmd.Short = "Add a person; the password is asked for, unseen"
+	cmd.Example = "  signalbox user add anna\n  pass show anna | signalbox user add anna --password-stdin"
+	cmd.ValidArgsFunction = cobra.NoFileCompletions
 	return cmd
 }
 
 func (c *command) userPasswordCommand() *cobra.Command {
+	cmd := c.passwordCommand(func(ctx context.Context, name, password string) error {
+		return c.withHub(ctx, func(r *reach) error {
+			if err := r.SetPassword(ctx, name, password); err != nil {
+				return err
+			}
+			return c.done(name, "password changed")
+		})
+	})
+	cmd.Use = "passwd NAME"
+	cmd.Short = "Give a person a new password; all their browser logins end"
+	cmd.Example = "  signalbox user passwd admin\n  echo 'a long new password' | signalbox user passwd admin --password-stdin"
+	cmd.ValidArgsFunction = c.completeUser
+	return cmd
+}
+
+// passwordCommand is a command that gets a password for the person its argument names.
+func (c *command) passwordCommand(do func(ctx context.Context, name, password string) error) *cobra.Command {
 	var fromStdin bool
 	cmd := &cobra.Command{
-		Use:     "passwd NAME",
-		Short:   "Give a person a new password; all their browser logins end",
-		Example: "  signalbox user passwd admin\n  echo 'a long new password' | signalbox user passwd admin --password-stdin",
-		Args:    between(1, 1),
+		Args: between(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			password, err := c.askPassword(cmd.Context(), fromStdin, args[0])
 			if err != nil {
 				return err
 			}
-			return c.withHub(cmd.Context(), func(r *reach) error {
-				if err := r.SetPassword(cmd.Context(), args[0], password); err != nil {
-					return err
-				}
-				return c.done(args[0], "password changed")
-			})
+			return do(cmd.Context(), args[0], password)
 		},
 	}
 	cmd.Flags().BoolVar(&fromStdin, "password-stdin", false, "take the password from the first line of standard input")
@@ -89,17 +91,15 @@ func (c *command) userListCommand() *cobra.Command {
 
 func (c *command) userRemoveCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "rm NAME",
-		Aliases: []string{"remove"},
-		Short:   "Remove a person; the last one stays",
-		Example: "  signalbox user rm anna",
-		Args:    between(1, 1),
+		Use:               "rm NAME",
+		Aliases:           []string{"remove"},
+		Short:             "Remove a person; the last one stays",
+		Example:           "  signalbox user rm anna",
+		Args:              between(1, 1),
+		ValidArgsFunction: c.completeUser,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withHub(cmd.Context(), func(r *reach) error {
-				if err := r.RemoveUser(cmd.Context(), args[0]); err != nil {
-					return err
-				}
-				return c.done(args[0], "removed")
+			return c.forEachName(cmd.Context(), args, "removed", func(ctx context.Context, r *reach, name string) error {
+				return r.RemoveUser(ctx, name)
 			})
 		},
 	}
@@ -120,8 +120,12 @@ func (c *command) tokenCreateCommand() *cobra.Command {
 		Example: `  signalbox token create controller --scope command
   signalbox token create grafana --scope read --expires 90d
   signalbox token create backup --scope admin --json | jq -r .secret > token`,
-		Args: between(1, 1),
+		Args:              between(1, 1),
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := oneOf("scope", scope, scopes()); err != nil {
+				return err
+			}
 			var life time.Duration
 			if expires != "" {
 				var err error
@@ -129,7 +133,7 @@ func (c *command) tokenCreateCommand() *cobra.Command {
 					return usagef("--expires %s is no duration; allowed are such as 12h or 90d", expires)
 				}
 			}
-			return c.withHub(cmd.Context(), func(r *reach) error {
+			return c.withPlace(cmd.Context(), func(r *reach) error {
 				secret, token, err := r.MakeToken(cmd.Context(), args[0], signalbox.Scope(scope), life)
 				if err != nil {
 					return err
@@ -144,8 +148,13 @@ func (c *command) tokenCreateCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&scope, "scope", "read", "what it may do: read, command or admin")
 	cmd.Flags().StringVar(&expires, "expires", "", "how long it holds, such as 12h or 90d (default: until it is revoked)")
-	_ = cmd.RegisterFlagCompletionFunc("scope", cobra.FixedCompletions([]string{"read", "command", "admin"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(cmd, "scope", fixed(scopes()))
 	return cmd
+}
+
+// scopes are the words for what a token may do.
+func scopes() []string {
+	return []string{string(signalbox.ScopeRead), string(signalbox.ScopeCommand), string(signalbox.ScopeAdmin)}
 }
 
 func (c *command) tokenListCommand() *cobra.Command {
@@ -169,17 +178,15 @@ func (c *command) tokenListCommand() *cobra.Command {
 
 func (c *command) tokenRevokeCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "revoke NAME|ID",
-		Aliases: []string{"rm"},
-		Short:   "Revoke a token; it is worth nothing from then on",
-		Example: "  signalbox token revoke controller",
-		Args:    between(1, 1),
+		Use:               "revoke NAME|ID",
+		Aliases:           []string{"rm"},
+		Short:             "Revoke a token; it is worth nothing from then on",
+		Example:           "  signalbox token revoke controller",
+		Args:              between(1, 1),
+		ValidArgsFunction: c.completeToken,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return c.withHub(cmd.Context(), func(r *reach) error {
-				if err := r.RevokeToken(cmd.Context(), args[0]); err != nil {
-					return err
-				}
-				return c.done(args[0], "revoked")
+			return c.forEachName(cmd.Context(), args, "revoked", func(ctx context.Context, r *reach, which string) error {
+				return r.RevokeToken(ctx, which)
 			})
 		},
 	}

@@ -35,8 +35,20 @@ const (
 	dialTimeout  = 5 * time.Second
 )
 
+// A need is what a command asks of the data directory when no hub runs on it.
+type need int
+
+const (
+	// needData refuses a directory that holds no data: there is nothing to read or change.
+	needData need = iota
+	// needPlace makes the directory where it is missing.
+	needPlace
+	// needHub wants a running hub.
+	needHub
+)
+
 // reachHub finds the hub. Close the reach when done.
-func (c *command) reachHub(ctx context.Context) (*reach, error) {
+func (c *command) reachHub(ctx context.Context, what need) (*reach, error) {
 	if remote := c.remoteURL(); remote != "" {
 		return c.reachRemote(remote)
 	}
@@ -46,6 +58,13 @@ func (c *command) reachHub(ctx context.Context) (*reach, error) {
 	}
 	if r := reachSocket(ctx, dir); r != nil {
 		return r, nil
+	}
+	switch {
+	case what == needHub:
+		return nil, signalbox.Errorf(signalbox.KindUnavailable, "no_hub", "no hub runs on the data directory %s; start one with «signalbox serve», or name another by --data or --url", dir)
+	case what == needData && holdsNothing(dir):
+		return nil, signalbox.Errorf(signalbox.KindUnavailable, "no_data",
+			"there are no data of a hub in %s; «signalbox serve» or «signalbox import» begins there, --data or --url names another place", dir)
 	}
 	r, err := c.reachInside(ctx)
 	if signalbox.CodeOf(err) != "data_locked" {
@@ -71,6 +90,16 @@ func (c *command) reachHub(ctx context.Context) (*reach, error) {
 	}
 	return nil, signalbox.Errorf(signalbox.KindUnavailable, "data_locked",
 		"another Signalbox has the data directory %s but does not answer on its socket; try again when it has started", dir)
+}
+
+// holdsNothing says whether no hub has ever had the directory.
+func holdsNothing(dir string) bool {
+	for _, name := range []string{"lock", "signalbox.db"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return false // it is there, or opening it will tell what is wrong
+		}
+	}
+	return true
 }
 
 // remoteURL gives the address of a remote hub, empty for a local one. A flag beats a
@@ -175,8 +204,7 @@ func (c *command) reachInside(ctx context.Context) (*reach, error) {
 		return nil, err
 	}
 	dir := loaded.Config.Data
-	_, statErr := os.Stat(filepath.Join(dir, "lock"))
-	fresh := errors.Is(statErr, fs.ErrNotExist)
+	fresh := holdsNothing(dir)
 	logger := slog.New(slog.NewTextHandler(c.Stderr, &slog.HandlerOptions{Level: max(slog.LevelWarn, loaded.Config.Log.Level)}))
 	hub, err := app.Open(ctx, app.Options{Config: loaded.Config, Logger: logger, Version: c.version()})
 	if err != nil {
@@ -197,19 +225,4 @@ func (c *command) reachInside(ctx context.Context) (*reach, error) {
 		transport.wait()
 		return hub.Close()
 	}}, nil
-}
-
-// reachLive is reachHub for what needs a running hub: it serves nothing by itself.
-func (c *command) reachLive(ctx context.Context) (*reach, error) {
-	if remote := c.remoteURL(); remote != "" {
-		return c.reachRemote(remote)
-	}
-	dir, err := c.dataDir()
-	if err != nil {
-		return nil, err
-	}
-	if r := reachSocket(ctx, dir); r != nil {
-		return r, nil
-	}
-	return nil, signalbox.Errorf(signalbox.KindUnavailable, "no_hub", "no hub runs on the data directory %s; start one with «signalbox serve», or name another by --data or --url", dir)
 }

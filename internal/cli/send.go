@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -47,10 +48,17 @@ that it failed; 5 the device is away, or the command expired, timed out, or was 
   signalbox send --type box light off`,
 		ValidArgsFunction: c.completeSend,
 		Args: func(cmd *cobra.Command, args []string) error {
+			low := 2 // the value may be missing, or empty
 			if f.kind != "" {
-				return between(1, 2)(cmd, args)
+				low = 1
 			}
-			return between(2, 3)(cmd, args)
+			if slices.Contains(args[:min(low, len(args))], "") {
+				return usagef("the name of the device or of the command is empty: %s", cmd.UseLine())
+			}
+			if f.kind != "" && len(args) == 0 {
+				return usagef("the command is missing: signalbox send --type %s COMMAND [VALUE]", shellQuote(f.kind))
+			}
+			return count(cmd, args, low, low+1)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			device := ""
@@ -82,6 +90,7 @@ that it failed; 5 the device is away, or the command expired, timed out, or was 
 	flags.StringVar(&f.key, "key", "", "an idempotency key: sent again with the same key, nothing is sent twice")
 	flags.BoolVar(&f.replace, "replace", false, "drop older queued commands of the same name")
 	flags.StringVar(&f.kind, "type", "", "send to all enabled devices of this type")
+	completeFlag(cmd, "type", c.completeType)
 	return cmd
 }
 
@@ -111,6 +120,9 @@ func (f sendFlags) waitTime() (time.Duration, error) {
 	if f.wait == "" {
 		return 0, nil
 	}
+	if noUnit(f.wait) && f.wait != "0" {
+		return 0, usagef("--wait %s lacks its unit; write --wait %ss for seconds. A command's value stands in front of --wait", f.wait, f.wait)
+	}
 	d, err := app.ParseDuration(f.wait)
 	if err != nil || d > maxWait {
 		return 0, usagef("--wait %s: allowed is a duration up to 24h, such as 5s", sentValue(f.wait))
@@ -123,7 +135,11 @@ func (c *command) sendOne(ctx context.Context, r *reach, device string, in clien
 	in.Wait = min(wait, waitAtOnce)
 	sent, err := r.Send(ctx, device, in)
 	if err != nil {
-		if !r.alive && signalbox.CodeOf(err) == "device_offline" {
+		switch {
+		case signalbox.CodeOf(err) != "device_offline":
+		case r.alive:
+			c.notef("With --ttl, such as --ttl 1h, the command waits that long for the device.\n")
+		default:
 			c.notef("No hub runs on the data directory, so no device is connected; with --ttl the command would wait for one.\n")
 		}
 		return err
@@ -257,12 +273,4 @@ func (c *command) printEntry(entry any, text string) error {
 		return c.printJSON(entry)
 	}
 	return c.printf("%s\n", text)
-}
-
-// completeSend completes the device; what it understands only the device knows.
-func (c *command) completeSend(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	return c.completeDevices(cmd, args, begun)
 }

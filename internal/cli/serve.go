@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -44,6 +45,17 @@ while the hub runs.`,
 	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")
 	flags.StringVar(&f.logFormat, "log-format", "", "text or json (default text)")
 	flags.StringArrayVar(&f.set, "set", nil, "any other setting, as `KEY=VALUE`; may be repeated (see «signalbox config doc»)")
+	completeFlag(cmd, "log-level", fixed([]string{"debug", "info", "warn", "error"}))
+	completeFlag(cmd, "log-format", fixed([]string{"text", "json"}))
+	completeFlag(cmd, "set", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		var keys []string
+		for _, v := range app.Variables() {
+			if v.Key != "" && !slices.Contains(keys, v.Key+"=") {
+				keys = append(keys, v.Key+"=")
+			}
+		}
+		return keys, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	})
 	return cmd
 }
 

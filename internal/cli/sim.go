@@ -24,24 +24,27 @@ type simFlags struct {
 	v1                 bool
 	interval, duration string
 	misbehave          []string
+	remove             bool
 }
 
-// simReport is how often sim tells what its devices did.
-const simReport = 5 * time.Second
+const (
+	// simReport is how often sim tells what its devices did.
+	simReport = 5 * time.Second
+	// simTidy bounds adding the devices, and removing them at the end: both go on when the
+	// command was interrupted, so that it is known what was made, and nothing stays.
+	simTidy = 5 * time.Minute
+)
 
 func (c *command) simCommand() *cobra.Command {
 	var f simFlags
-	names := make([]string, 0, len(sim.Faults()))
-	for _, fault := range sim.Faults() {
-		names = append(names, string(fault))
-	}
 	cmd := &cobra.Command{
 		Use:   "sim",
 		Short: "Connect simulated boxes and stations to a hub",
 		Long: `Adds simulated devices to the hub and lets them live until it is interrupted: they log in through the
 public protocol, report telemetry, move their servos on command and press their buttons. Devices of the
-same names get new secrets. A share of them can misbehave: ` + strings.Join(names, ", ") + `.`,
-		Example: `  signalbox sim --boxes 10 --stations 5
+same names get new secrets. The devices stay in the hub's list unless --rm is given; it removes at the end
+those that this command has added. A share of them can misbehave: ` + strings.Join(faultNames(), ", ") + `.`,
+		Example: `  signalbox sim --boxes 10 --stations 5 --rm
   signalbox sim --boxes 100 --v1
   signalbox sim --boxes 20 --misbehave half-open=0.1 --misbehave storm=0.05`,
 		Args: between(0, 0),
@@ -60,7 +63,23 @@ same names get new secrets. A share of them can misbehave: ` + strings.Join(name
 	flags.Uint64Var(&f.cfg.Seed, "seed", 1, "the same seed gives the same readings and faults")
 	flags.IntVar(&f.cfg.Sources, "sources", 0, "over how many addresses 127.x.y.z the connections are spread (Linux, a hub on this machine)")
 	flags.StringVar(&f.cfg.Addr, "devices", "", "host:port of the hub's device port (default: that of the hub on this machine)")
+	flags.BoolVar(&f.remove, "rm", false, "remove at the end the devices that were added, with their history")
+	completeFlag(cmd, "misbehave", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		faults := faultNames()
+		for i := range faults {
+			faults[i] += "="
+		}
+		return faults, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	})
 	return cmd
+}
+
+func faultNames() []string {
+	names := make([]string, 0, len(sim.Faults()))
+	for _, fault := range sim.Faults() {
+		names = append(names, string(fault))
+	}
+	return names
 }
 
 // complete turns flags into the simulator's configuration.
@@ -85,6 +104,12 @@ func (f *simFlags) complete() (life time.Duration, err error) {
 		if !ok || err != nil {
 			return 0, usagef("--misbehave %s: FAULT=SHARE is needed, such as half-open=0.1", m)
 		}
+		if err := oneOf("misbehave", name, faultNames()); err != nil {
+			return 0, err
+		}
+		if !(share >= 0 && share <= 1) { // written so that NaN is refused too
+			return 0, usagef("--misbehave %s: the share is from 0 to 1", m)
+		}
 		f.cfg.Misbehave[sim.Fault(name)] = share
 	}
 	return life, nil
@@ -95,7 +120,7 @@ func (c *command) simulate(ctx context.Context, f simFlags) error {
 	if err != nil {
 		return err
 	}
-	r, err := c.reachLive(ctx)
+	r, err := c.reachHub(ctx, needHub)
 	if err != nil {
 		return err
 	}
@@ -110,25 +135,40 @@ func (c *command) simulate(ctx context.Context, f simFlags) error {
 	if f.cfg.Addr == "" {
 		return usagef("the hub's device port is not known; give it with --devices host:8765")
 	}
-	f.cfg.Adder = simAdder{r}
+	if !answers(ctx, f.cfg.Addr) {
+		return signalbox.Errorf(signalbox.KindUnavailable, "no_device_port", "nothing answers on the device port %s", f.cfg.Addr)
+	}
+	adder := &simAdder{command: c, reach: r}
+	f.cfg.Adder = adder
 	f.cfg.Logger = slog.New(slog.NewTextHandler(c.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	fleet, err := sim.NewFleet(f.cfg)
 	if err != nil {
 		return usageError{err}
 	}
+	err = c.runFleet(ctx, fleet, life, f.cfg.Addr)
+	if f.remove {
+		err = errors.Join(err, adder.removeMade(ctx))
+	} else if n := len(adder.made); n > 0 {
+		c.notef("Devices that stay: %d; «device rm --prefix %s-» removes them, --rm does it at the end.\n", n, f.cfg.Prefix)
+	}
+	return err
+}
+
+// runFleet lets the devices live until ctx ends or their time is over.
+func (c *command) runFleet(ctx context.Context, fleet *sim.Fleet, life time.Duration, address string) error {
 	if life > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, life)
 		defer cancel()
 	}
-	c.notef("%d devices on %s; Ctrl-C ends them.\n", fleet.Len(), f.cfg.Addr)
+	c.notef("%d devices on %s; Ctrl-C ends them.\n", fleet.Len(), address)
 	reported := make(chan struct{})
 	running, stop := context.WithCancel(ctx)
 	go func() {
 		defer close(reported)
 		c.reportFleet(running, fleet)
 	}()
-	err = fleet.Run(ctx)
+	err := fleet.Run(ctx)
 	stop()
 	<-reported
 	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
@@ -166,11 +206,28 @@ func (c *command) printFleet(fleet *sim.Fleet) error {
 		time.Now().Format("15:04:05"), s.Connected, fleet.Len(), s.Logins, s.Telemetry, s.Saved, s.Commands, s.Refusals, s.Lost, s.Faults)
 }
 
-// simAdder adds simulated devices through the API.
-type simAdder struct{ *reach }
+// simAdder adds simulated devices through the API and knows which it has made.
+type simAdder struct {
+	*command
+	*reach
+	made []string
+}
+
+// removeMade removes the devices that were made. It goes on when ctx has ended.
+func (a *simAdder) removeMade(ctx context.Context) error {
+	if len(a.made) == 0 {
+		a.notef("No device was added, so none was removed.\n")
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), simTidy)
+	defer cancel()
+	removed, err := a.removeDevices(ctx, a.reach, a.made)
+	a.notef("Devices removed: %d\n", removed)
+	return err
+}
 
 // AddDevices implements sim.Adder.
-func (a simAdder) AddDevices(ctx context.Context, list sim.NewDevices) ([]sim.Credential, error) {
+func (a *simAdder) AddDevices(ctx context.Context, list sim.NewDevices) ([]sim.Credential, error) {
 	var body bytes.Buffer
 	encoder := json.NewEncoder(&body)
 	for _, d := range list {
@@ -178,7 +235,9 @@ func (a simAdder) AddDevices(ctx context.Context, list sim.NewDevices) ([]sim.Cr
 			return nil, fmt.Errorf("write the list of devices: %w", err)
 		}
 	}
-	report, err := a.ImportDevices(ctx, client.NDJSON, &body)
+	adding, cancel := context.WithTimeout(context.WithoutCancel(ctx), simTidy)
+	defer cancel()
+	report, err := a.ImportDevices(adding, client.NDJSON, &body)
 	if err != nil {
 		return nil, err
 	}
@@ -189,6 +248,7 @@ func (a simAdder) AddDevices(ctx context.Context, list sim.NewDevices) ([]sim.Cr
 	for i, e := range report.Entries {
 		switch e.Outcome {
 		case "created":
+			a.made = append(a.made, e.Name)
 		case "kept":
 			made, err := a.RotateSecret(ctx, e.Name, "")
 			if err != nil {

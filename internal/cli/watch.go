@@ -4,10 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/tidwall/gjson"
 
 	"signalbox"
 	"signalbox/client"
@@ -44,7 +46,15 @@ interrupted. When the hub goes away it waits for it and goes on; what happened m
 			if f.count < 0 {
 				return usagef("--count %d is negative; 0 means without end", f.count)
 			}
-			w := &watcher{command: c, paint: c.paint(), left: f.count, bounded: f.count > 0, query: client.Watch{Devices: args, Kinds: f.kinds, Types: f.types}}
+			for _, kind := range f.kinds {
+				if err := oneOf("kind", kind, kinds()); err != nil {
+					return err
+				}
+			}
+			if slices.Contains(args, "") {
+				return usagef("an argument is empty: %s", cmd.UseLine())
+			}
+			w := &watcher{command: c, v2: make(map[string]bool), paint: c.paint(), left: f.count, bounded: f.count > 0, query: client.Watch{Devices: args, Kinds: f.kinds, Types: f.types}}
 			return w.run(cmd.Context())
 		},
 	}
@@ -52,8 +62,18 @@ interrupted. When the hub goes away it waits for it and goes on; what happened m
 	flags.StringSliceVar(&f.kinds, "kind", nil, "only telemetry, presence, command or alert; may be repeated")
 	flags.StringSliceVar(&f.types, "type", nil, "only devices of this type; may be repeated")
 	flags.IntVar(&f.count, "count", 0, "stop after so many events; 0 means without end")
-	_ = cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"telemetry", "presence", "command", "alert"}, cobra.ShellCompDirectiveNoFileComp))
+	completeFlag(cmd, "kind", fixedList(kinds()))
+	completeFlag(cmd, "type", inList(c.types))
 	return cmd
+}
+
+// kinds are the words for what the hub's log records.
+func kinds() []string {
+	var words []string
+	for kind := signalbox.EntryTelemetry; kind <= signalbox.EntryAlert; kind++ {
+		words = append(words, kind.String())
+	}
+	return words
 }
 
 // watcher shows one stream, over as many connections as it takes.
@@ -64,6 +84,8 @@ type watcher struct {
 	bounded bool
 	left    int // events until the end, if bounded
 	heard   bool
+	// v2 says for the devices of which it is known whether they speak protocol version 2.
+	v2 map[string]bool
 }
 
 // errEnough ends a watch that has shown what was asked for.
@@ -105,7 +127,7 @@ func passing(err error) bool { return exitCode(err) == ExitUnavailable || exitCo
 
 // once shows one connection's events.
 func (w *watcher) once(ctx context.Context) error {
-	r, err := w.reachLive(ctx)
+	r, err := w.reachHub(ctx, needHub)
 	if err != nil {
 		return err
 	}
@@ -117,7 +139,7 @@ func (w *watcher) once(ctx context.Context) error {
 	w.heard = true
 	for e, err := range events {
 		if err == nil {
-			err = w.event(&e)
+			err = w.event(ctx, r, &e)
 		}
 		if err != nil {
 			return err
@@ -126,14 +148,14 @@ func (w *watcher) once(ctx context.Context) error {
 	return nil
 }
 
-func (w *watcher) event(e *client.Event) (err error) {
+func (w *watcher) event(ctx context.Context, r *reach, e *client.Event) (err error) {
 	if w.flags.json {
 		err = w.printJSON(eventJSON{
 			Kind: e.Kind, Missed: e.Missed, Position: e.Position, Device: e.Device, Received: e.Received, Time: e.Time,
 			Object: e.Object, Presence: e.Presence, Command: e.Command,
 		})
 	} else {
-		err = w.show(e)
+		err = w.show(e, w.envelope(ctx, r, e))
 	}
 	if err != nil {
 		return errors.Join(errEnough, err) // nobody reads any more
@@ -158,22 +180,46 @@ type eventJSON struct {
 }
 
 // show prints an event for people.
-func (w *watcher) show(e *client.Event) error {
+func (w *watcher) show(e *client.Event, sent envelope) error {
 	if e.Kind == "lagged" {
 		w.notef("%d events were missed: this terminal is too slow for them.\n", e.Missed)
 		return nil
 	}
 	p := w.paint
-	return w.printf("%s %s %s\n", p.dim(e.Received.Local().Format("15:04:05.000")), p.cyan(padded(clean(e.Device), deviceColumn)), p.event(e))
+	return w.printf("%s %s %s\n", p.dim(e.Received.Local().Format("15:04:05.000")), p.cyan(padded(clean(e.Device), deviceColumn)), p.event(e, sent))
+}
+
+// envelope tells the readings of an event's telemetry from the keys of its protocol. The
+// hub is asked once for a device of which neither its login nor the message tells.
+func (w *watcher) envelope(ctx context.Context, r *reach, e *client.Event) envelope {
+	switch {
+	case e.Presence != nil:
+		if e.Presence.Presence == signalbox.Online {
+			w.v2[e.Device] = e.Presence.Protocol.Answers()
+		}
+		return envelope{}
+	case e.Command != nil:
+		return envelope{}
+	}
+	sent := envelopeOf(signalbox.ProtocolNone, e.Object, e.Time)
+	v2, known := w.v2[e.Device]
+	if !known && !sent.v2 && gjson.GetBytes(e.Object, "seq").Exists() {
+		device, err := r.Device(ctx, e.Device)
+		v2, known = device.Protocol.Answers(), err == nil // one more key is shown, at worst
+	}
+	if sent.v2 || known {
+		w.v2[e.Device] = sent.v2 || v2
+	}
+	return envelope{v2: sent.v2 || v2}
 }
 
 // event writes what happened, without when and to whom.
-func (p paint) event(e *client.Event) string {
+func (p paint) event(e *client.Event, sent envelope) string {
 	switch {
 	case e.Command != nil:
 		return "command " + strings.TrimPrefix(p.command(e.Command), clean(e.Command.Device)+": ")
 	case e.Presence == nil:
-		return p.fieldsText(e.Object)
+		return p.fieldsText(e.Object, sent)
 	}
 	presence := p.presence(e.Presence.Presence)(string(e.Presence.Presence))
 	if more := strings.TrimSpace(e.Presence.Address + " " + e.Presence.Reason); more != "" {

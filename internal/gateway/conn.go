@@ -44,6 +44,7 @@ type conn struct {
 	told     bool               // of the full log
 	checked  bool               // its credential was good; the login may wait for the log
 	slowed   bool               // by rivals, once
+	warned   bool               // the log was told that its messages are too complex
 	ended    bool
 }
 
@@ -120,12 +121,17 @@ func (c *conn) refuseFrame(code uint16, reason string) {
 // tooComplex answers an object over the limits: it is refused, the connection stays.
 func (c *conn) tooComplex(f *wire.Frame, err error) time.Duration {
 	c.g.stats.TooComplex.Add(1)
-	if !c.session.Protocol.Answers() {
-		return 0
-	}
-	code := "too_many_keys"
+	code, limit := "too_many_keys", c.g.cfg.Limits.Keys
 	if errors.Is(err, wire.ErrTooDeep) {
-		code = "too_deep"
+		code, limit = "too_deep", c.g.cfg.Limits.Depth
+	}
+	if !c.session.Protocol.Answers() {
+		if !c.warned { // nobody else is told: version 1 has no answer for it
+			c.warned = true
+			c.g.cfg.Logger.Warn("a device's message is over a limit and was not stored; further ones of this connection are counted only",
+				"device", c.device.Name, "address", c.address(), "code", code, "limit", limit)
+		}
+		return 0
 	}
 	seq, _ := wire.Uint(f.Seq)
 	c.refuseMessage(code, err.Error(), seq)
@@ -257,8 +263,14 @@ func (c *conn) telemetry(f *wire.Frame, payload []byte) time.Duration {
 			}
 			m.Seq, m.Boot = seq, c.boot
 		}
-		if f.TS != nil {
-			m.TimeMicros, _ = wire.Time(f.TS)
+		if f.TS != nil && string(f.TS) != "null" { // a board whose clock is not set yet
+			micros, ok := wire.Time(f.TS)
+			if !ok {
+				c.g.stats.Invalid.Add(1)
+				c.refuseMessage("invalid_ts", "ts must be Unix milliseconds, as a number, or a time in RFC 3339, as a string; the message was not stored.", m.Seq)
+				return 0
+			}
+			m.TimeMicros = micros
 		}
 	}
 	settles, verdict := c.g.Ingest.Telemetry(c.device, c.session.ID, &m)
@@ -320,6 +332,13 @@ func (c *conn) answer(f *wire.Frame) {
 		// Without "ok" an error tells of failure.
 		ok = string(f.OK) == "true" || f.OK == nil && f.Error == nil
 		c.g.Commands.Result(&c.session, string(id), ok, value, text)
+	case "auth":
+		c.g.stats.Invalid.Add(1)
+		c.send(errorFrame("already_authenticated", "This connection has logged in already; another login needs another connection.", 0))
+	default:
+		c.g.stats.Invalid.Add(1)
+		seq, _ := wire.Uint(f.Seq)
+		c.refuseMessage("unknown_type", "type must be \"telemetry\", \"ack\", \"result\" or \"ping\".", seq)
 	}
 }
 

@@ -22,5 +22,13 @@
 //	device → hub  auth, telemetry (seq, ts), ack, result, ping
 //	hub → device  auth_ok, command, saved, pong, {"error":code,"message":words}
 //
-// Reserved keys of version 2: type, seq, ts, v, boot. Frames of unknown type are ignored.
+// Reserved keys of version 2: type, seq, ts, v, boot. A frame of another type, or with a
+// field of no allowed value, is answered with an error and otherwise ignored; the connection
+// stays. Version 1 ignores frames of another type without a word.
+//
+// # Refused logins
+//
+// auth.DeviceLogins decides how often a secret is checked. The log tells of the first
+// refused login of a name at an address, and then at most once a minute of how many more
+// there were; it keeps at most 256 of those in mind and puts the rest into one line.
 package gateway

@@ -47,6 +47,8 @@ func (c *Config) defaults() {
 			*v = to
 		}
 	}
+	def(&c.Limits.Depth, wire.DefaultDepth)
+	def(&c.Limits.Keys, wire.DefaultKeys)
 	def(&c.MaxFrame, 64<<10)
 	def(&c.MessagesPerSecond, 1000)
 	def(&c.Burst, 2*c.MessagesPerSecond)
@@ -57,6 +59,9 @@ func (c *Config) defaults() {
 	}
 	if c.Heartbeat <= 0 {
 		c.Heartbeat = 20 * time.Second
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
 }
 
@@ -83,8 +88,7 @@ type Parts struct {
 	Ingest   *ingest.Road
 	Commands Commands
 	Log      Commits
-	Keys     *auth.Keys
-	Backoff  *auth.Backoff
+	Logins   *auth.DeviceLogins
 }
 
 // Stats counts since the start.
@@ -102,6 +106,7 @@ type Gateway struct {
 	stats Stats
 	acks  acks
 	rival rivals
+	said  refusals
 
 	mu        sync.Mutex
 	addresses map[netip.Addr]int
@@ -119,6 +124,7 @@ func New(cfg Config, parts Parts) *Gateway {
 	g := &Gateway{Parts: parts, cfg: cfg, addresses: make(map[netip.Addr]int), began: time.Now()}
 	g.acks.init()
 	g.rival.init()
+	g.said.init(cfg.Logger)
 	parts.Log.OnCommit(g.acks.committed)
 	return g
 }
@@ -126,11 +132,23 @@ func New(cfg Config, parts Parts) *Gateway {
 // Stats gives the live counters.
 func (g *Gateway) Stats() *Stats { return &g.stats }
 
-// Run tells version 2 devices what is saved, until ctx ends.
-func (g *Gateway) Run(ctx context.Context) error { return g.runAcks(ctx) }
+// Run tells version 2 devices what is saved, and the log what it has not said yet of refused
+// logins, until ctx ends.
+func (g *Gateway) Run(ctx context.Context) error {
+	var work sync.WaitGroup
+	defer work.Wait()
+	work.Go(func() { g.said.run(ctx) })
+	return g.runAcks(ctx)
+}
 
 // slack is how many connections beyond a limit are still told why they are refused.
-const slack = 256
+func slack(limit int) int { return min(max(limit/16, 16), maxSlack) }
+
+const maxSlack = 256
+
+// Reach is how many connections may be open at a time when limit of them are served: the
+// rest is being told that there are too many.
+func Reach(limit int) int { return limit + slack(limit) }
 
 // Enter implements ws.Gate: it counts connections by address. Those over the limit are
 // refused with words by Upgrade; those far over it without.
@@ -138,11 +156,11 @@ func (g *Gateway) Enter(remote netip.AddrPort) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	address := remote.Addr()
-	if n := g.addresses[address]; n >= g.cfg.PerAddress+slack {
+	if n := g.addresses[address]; n >= Reach(g.cfg.PerAddress) {
 		g.stats.AddressLimit.Add(1)
 		return signalbox.Errorf(signalbox.KindLimited, "too_many_connections", "%s has %d connections", address, n)
 	}
-	if g.open >= g.cfg.MaxConnections+slack {
+	if g.open >= Reach(g.cfg.MaxConnections) {
 		g.stats.ConnectionLimit.Add(1)
 		return signalbox.Errorf(signalbox.KindLimited, "too_many_connections", "there are %d connections", g.open)
 	}
@@ -203,37 +221,4 @@ func (g *Gateway) Upgrade(r *ws.Request) (ws.Endpoint, *ws.Refusal) {
 // or file://; pages only from configured origins.
 func (g *Gateway) admits(origin string) bool {
 	return origin == "" || origin == "file://" || slices.Contains(g.cfg.Origins, origin)
-}
-
-// errUnauthorized is deliberately the same for an unknown name, a wrong secret and a
-// disabled device.
-var errUnauthorized = &signalbox.Error{Kind: signalbox.KindUnauthorized, Code: "unauthorized", Message: "The name or the secret is wrong, or the device is disabled."}
-
-// check tells whether name and secret are those of a device that may log in. A failure
-// changes nothing but the counters of failures. version is that of the secret that was
-// checked.
-func (g *Gateway) check(name, secret []byte, address netip.Addr) (d *registry.Device, version uint32, err *signalbox.Error) {
-	now := time.Now()
-	d = g.Devices.FindBytes(name)
-	// The address is known when this device's latest login came from it, also before a restart.
-	if d == nil || d.LastAddress() != address {
-		if g.Backoff.Delay(string(name), address, now) > 0 {
-			g.stats.LoginsDelayed.Add(1)
-			return nil, 0, errUnauthorized
-		}
-	}
-	if d == nil {
-		g.Keys.VerifyNothing(secret)
-	} else {
-		version = d.SecretVersion()
-		if stored, allowed := d.Secret(); g.Keys.Verify(stored.Kind, &stored.Sum, secret) && allowed {
-			g.Backoff.Succeed(string(name), address)
-			return d, version, nil
-		}
-	}
-	g.stats.LoginFailures.Add(1)
-	if wait := g.Backoff.Fail(string(name), address, now); wait > 0 {
-		g.cfg.Logger.Debug("a device's login failed repeatedly", "address", address, "wait", wait)
-	}
-	return nil, 0, errUnauthorized
 }

@@ -68,7 +68,9 @@ func startHub(t *testing.T, cfg gateway.Config, wsConfig ws.Config) *hub {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	logger := slog.New(slog.DiscardHandler)
-	cfg.Logger = logger
+	if cfg.Logger == nil {
+		cfg.Logger = logger
+	}
 	dir := t.TempDir()
 	st, err := store.Open(ctx, store.Config{Dir: dir, Logger: logger})
 	must(t, err)
@@ -86,8 +88,8 @@ func startHub(t *testing.T, cfg gateway.Config, wsConfig ws.Config) *hub {
 	h.commands = command.New(command.Config{}, h.log, st, h.sessions, names{h.devices}, logger)
 	road := ingest.New(ingest.Config{Logger: logger}, h.log, h.devices, h.sessions, h.commands)
 	h.gateway = gateway.New(cfg, gateway.Parts{
-		Devices: h.devices, Sessions: h.sessions, Ingest: road, Commands: h.commands, Log: h.log, Keys: keys,
-		Backoff: auth.NewBackoff(auth.BackoffConfig{}),
+		Devices: h.devices, Sessions: h.sessions, Ingest: road, Commands: h.commands, Log: h.log,
+		Logins: auth.NewDeviceLogins(keys, auth.DeviceLoginsConfig{}),
 	})
 	wsConfig.Gate = h.gateway
 	group, err := loop.New(loop.Config{Loops: 2, Logger: logger})

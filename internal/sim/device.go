@@ -65,6 +65,9 @@ type DeviceConfig struct {
 	Seed         uint64
 	Counters     *Counters // shared by a fleet; nil gives the device its own
 	Logger       *slog.Logger
+	// malformations are what a Malformed device sends. They are some megabytes and cost time to
+	// make, so a fleet makes them once; nil has the device make its own.
+	malformations []Malformation
 }
 
 // Device is one simulated board.
@@ -109,6 +112,9 @@ func NewDevice(cfg DeviceConfig) (*Device, error) {
 	}
 	if err := cfg.Fault.check(); err != nil {
 		return nil, err
+	}
+	if cfg.Fault == Malformed && cfg.malformations == nil {
+		cfg.malformations = Malformations()
 	}
 	cfg.Interval = orDefault(cfg.Interval, DefaultInterval)
 	cfg.Reconnect = orDefault(cfg.Reconnect, DefaultReconnect)

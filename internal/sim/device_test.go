@@ -243,7 +243,10 @@ func TestFleet(t *testing.T) {
 func TestFleetRefuses(t *testing.T) {
 	good := []Credential{{"a", "b"}}
 	for want, cfg := range map[string]Config{
-		"at least one":   {},
+		"one device":     {},
+		"negative":       {Boxes: -1, Stations: 2},
+		"-1 addresses":   {Boxes: 1, Credentials: good, Sources: -1},
+		"0 (the system":  {Boxes: 1, Credentials: good, Sources: MaxSources + 1},
 		"2 devices":      {Boxes: 2, Credentials: good},
 		"credentials of": {Boxes: 1},
 		"fault named":    {Boxes: 1, Credentials: good, Misbehave: map[Fault]float64{"x": 1}},

@@ -115,7 +115,7 @@ func (d *Device) misbehave(ctx context.Context, c *conn) error {
 		}
 		return errHangUp
 	case Malformed:
-		list := Malformations()
+		list := d.cfg.malformations
 		wrong := list[d.acts%len(list)]
 		d.acts++
 		d.cfg.Counters.Faults.Add(1)

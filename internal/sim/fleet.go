@@ -61,7 +61,10 @@ type Fleet struct {
 // NewFleet checks cfg.
 func NewFleet(cfg Config) (*Fleet, error) {
 	if cfg.Boxes < 0 || cfg.Stations < 0 || cfg.Boxes+cfg.Stations == 0 {
-		return nil, fmt.Errorf("a fleet needs at least one box or station, not %d and %d", cfg.Boxes, cfg.Stations)
+		return nil, fmt.Errorf("a fleet cannot have %d boxes and %d stations; neither may be negative, and one device is needed", cfg.Boxes, cfg.Stations)
+	}
+	if cfg.Sources < 0 || cfg.Sources > MaxSources {
+		return nil, fmt.Errorf("connections cannot come from %d addresses; allowed are 0 (the system chooses) to %d", cfg.Sources, MaxSources)
 	}
 	if n := len(cfg.Credentials); n != 0 && n != cfg.Boxes+cfg.Stations {
 		return nil, fmt.Errorf("there are %d credentials for %d devices", n, cfg.Boxes+cfg.Stations)
@@ -157,6 +160,10 @@ func (f *Fleet) kind(i int) (Kind, int) {
 
 func (f *Fleet) devices(credentials []Credential) ([]*Device, error) {
 	faults := f.faults()
+	var malformations []Malformation
+	if f.cfg.Misbehave[Malformed] > 0 {
+		malformations = Malformations()
+	}
 	oldOnes := int(f.cfg.V1Share*float64(f.Len()) + 0.5)
 	list := make([]*Device, 0, len(credentials))
 	for i, c := range credentials {
@@ -164,7 +171,7 @@ func (f *Fleet) devices(credentials []Credential) ([]*Device, error) {
 		cfg := DeviceConfig{
 			Name: c.Name, Secret: c.Secret, Kind: kind, Protocol: f.cfg.Protocol, Addr: f.cfg.Addr, Path: f.cfg.Path,
 			Interval: f.cfg.Interval, Reconnect: f.cfg.Reconnect, Fault: faults[i], Skew: f.cfg.Skew, Hold: f.cfg.Hold,
-			Seed: f.cfg.Seed, Counters: &f.counters, Logger: f.cfg.Logger,
+			Seed: f.cfg.Seed, Counters: &f.counters, Logger: f.cfg.Logger, malformations: malformations,
 		}
 		if f.cfg.Sources > 0 {
 			cfg.Source = Source(i % f.cfg.Sources)
@@ -203,8 +210,11 @@ func (f *Fleet) faults() []Fault {
 	return dealt
 }
 
+// MaxSources is how many addresses Source knows.
+const MaxSources = 64_000
+
 // Source gives the i-th loopback address to connect from: 127.0.0.1, 127.0.0.2… (all of 127.0.0.0/8 is the machine
-// itself on Linux). i is from 0 to 65,000.
+// itself on Linux). i is from 0 to MaxSources-1.
 func Source(i int) netip.Addr {
 	return netip.AddrFrom4([4]byte{127, 0, byte(i / 250), byte(1 + i%250)})
 }

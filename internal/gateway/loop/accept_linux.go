@@ -97,7 +97,7 @@ func (ls *loops) serve(ctx context.Context, ln *net.TCPListener, src *source) er
 		ls.group.stats.Accepted.Add(int64(len(batch)))
 		if len(batch) > 0 {
 			failures = 0
-			ls.spread(ctx, batch)
+			ls.spread(ctx, ls.thin(batch))
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -155,6 +155,17 @@ func addressOf(sa unix.Sockaddr) netip.AddrPort {
 	default:
 		return netip.AddrPort{}
 	}
+}
+
+// thin closes the sockets of batch that are too many, and returns the others.
+func (ls *loops) thin(batch []accepted) []accepted {
+	n := len(batch)
+	for n > 0 && ls.group.full(n-1) {
+		n--
+		_ = unix.Close(batch[n].fd)
+		ls.group.stats.Refused.Add(1)
+	}
+	return batch[:n]
 }
 
 // spread hands the sockets of batch to the loops in turn; it waits while all have enough to open, so that the backlog

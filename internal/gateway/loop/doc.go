@@ -14,6 +14,10 @@
 // Conn and nothing else: no goroutine, no buffer, no timer. TLS connections, connections that are not TCP, and systems
 // without epoll get a goroutine per connection behind the same contract.
 //
+// A TLS handshake begins when the handler has taken the connection, so that its limits hold for those connections too,
+// and when it is its turn: [Config].Handshakes are done at a time, a quarter of them with one address, so that peers which
+// stall theirs do not keep others out.
+//
 // # Order and concurrency
 //
 // The methods of one Stream (Data, Tick, Stop, Closed) are called one at a time, never concurrently; those of different
@@ -39,7 +43,7 @@
 //
 // Stream.Closed is called exactly once for each stream that Open returned without an error, and is the last call. Its
 // error is io.EOF when the peer closed, the reason given to Conn.Close or Conn.Abort ([ErrClosed] if none), [ErrSlow],
-// [ErrPending], [ErrStopped], or what the system said.
+// [ErrPending], [ErrBusy], [ErrStopped], or what the system or the TLS handshake said.
 //
 // Conn.Close ends the stream at once but lets the bytes go out: the socket is flushed, its sending side shut, and what
 // the peer still sends is read and discarded until it closes too or [Config].CloseTimeout is over, so that the last

@@ -46,6 +46,9 @@ func New(cfg Config) (*Group, error) {
 	if cfg.HandshakeTimeout <= 0 {
 		cfg.HandshakeTimeout = DefaultHandshakeTimeout
 	}
+	if cfg.Handshakes <= 0 {
+		cfg.Handshakes = DefaultHandshakes
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -134,6 +137,11 @@ func (g *Group) Close(ctx context.Context) error {
 	g.plain.kill()
 	<-g.done
 	return ctx.Err()
+}
+
+// full reports whether one more socket, besides extra ones that are not counted yet, would be too many.
+func (g *Group) full(extra int) bool {
+	return g.cfg.MaxSockets > 0 && g.stats.Open.Load()+g.stats.Lingering.Load()+int64(extra) >= int64(g.cfg.MaxSockets)
 }
 
 // backOff waits after a failed accept, longer each time, and reports whether to go on.

@@ -13,7 +13,8 @@ const (
 	DefaultReadBuffer       = 64 << 10         // bytes
 	DefaultOutboxBytes      = 64 << 10         // bytes
 	DefaultCloseTimeout     = 5 * time.Second  // flushing and waiting for the peer's end
-	DefaultHandshakeTimeout = 10 * time.Second // TLS handshake
+	DefaultHandshakeTimeout = 10 * time.Second // TLS handshake, with the wait for its turn
+	DefaultHandshakes       = 256              // TLS handshakes at a time
 	TickInterval            = time.Second      // about how often each Stream.Tick is called
 
 	// smallRead bounds one read, in bytes, of a connection that had to be paused, and of every connection of a loop
@@ -33,6 +34,8 @@ var (
 	ErrSlow = errors.New("the connection was cut because the peer reads too slowly: its outbox is full")
 	// ErrPending says that the stream left more bytes unconsumed than Handler.PendingLimit allows.
 	ErrPending = errors.New("the connection was cut because it holds more unconsumed bytes than allowed")
+	// ErrBusy says that too many TLS handshakes were under way for this one to get its turn.
+	ErrBusy = errors.New("the connection was cut because too many TLS handshakes are under way")
 	// ErrStopped says that the group was closed.
 	ErrStopped = errors.New("the connection was cut because the server stops")
 )
@@ -48,16 +51,22 @@ type Config struct {
 	OutboxBytes int
 	// CloseTimeout bounds what follows Conn.Close; 0 means DefaultCloseTimeout.
 	CloseTimeout time.Duration
-	// HandshakeTimeout bounds a TLS handshake; 0 means DefaultHandshakeTimeout.
+	// HandshakeTimeout bounds a TLS handshake with the wait for its turn; 0 means DefaultHandshakeTimeout.
 	HandshakeTimeout time.Duration
+	// Handshakes is how many TLS handshakes are done at a time, a quarter of them with one address; 16 times as many
+	// wait for their turn, the next ones are refused. 0 means DefaultHandshakes.
+	Handshakes int
+	// MaxSockets bounds about the sockets open at a time, those included that wait for the peer's end after Conn.Close:
+	// what is accepted beyond it is closed at once, so that the process has files left for other things. 0: no bound.
+	MaxSockets int
 	// Logger gets faults of accepting; nil means none.
 	Logger *slog.Logger
 }
 
 // Handler makes streams. Its methods are called concurrently.
 type Handler interface {
-	// Open is called once for each accepted connection, before anything is read. It must not block. An error refuses
-	// the connection: it is closed at once, without a word, and Closed is not called.
+	// Open is called once for each accepted connection, before anything is read and before a TLS handshake. It must not
+	// block, nor write. An error refuses the connection: it is closed at once, without a word, and Closed is not called.
 	Open(c *Conn, remote netip.AddrPort) (Stream, error)
 	// PendingLimit is the most bytes a stream of this handler may leave unconsumed to wait for more, for example the
 	// largest frame with its header. It is asked once for each listener.
@@ -83,15 +92,17 @@ type Stream interface {
 type Stats struct {
 	Accepted     atomic.Int64 // connections accepted
 	AcceptErrors atomic.Int64 // failed accepts, such as too many open files; accepting goes on after a short wait
-	Refused      atomic.Int64 // connections refused by Handler.Open
+	Refused      atomic.Int64 // connections refused by Handler.Open, or because of Config.MaxSockets
 	TLSErrors    atomic.Int64 // TLS handshakes that failed or took too long
+	TLSBusy      atomic.Int64 // connections cut because their TLS handshake did not get its turn
 	SlowReader   atomic.Int64 // connections cut because their outbox was full
 	PendingFull  atomic.Int64 // connections cut because of Handler.PendingLimit
 	Pauses       atomic.Int64 // times that Data asked to wait
 	BytesIn      atomic.Int64 // bytes received
 	BytesOut     atomic.Int64 // bytes sent
 
-	Open      atomic.Int64 // gauge: connections with a stream
-	Lingering atomic.Int64 // gauge: connections closed by this side that wait for the peer
-	Paused    atomic.Int64 // gauge: connections not read at present because Data asked to wait
+	Open       atomic.Int64 // gauge: connections with a stream
+	Lingering  atomic.Int64 // gauge: connections closed by this side that wait for the peer
+	Paused     atomic.Int64 // gauge: connections not read at present because Data asked to wait
+	Handshakes atomic.Int64 // gauge: TLS handshakes being done
 }

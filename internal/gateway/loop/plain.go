@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,10 +20,11 @@ const plainBuffer = 4 << 10
 type plain struct {
 	group *Group
 
+	shakes shakes
+
 	mu      sync.Mutex
 	table   table
 	state   plainState
-	shaking map[net.Conn]struct{} // in TLS handshakes
 	ticking bool
 }
 
@@ -35,7 +37,8 @@ const (
 )
 
 func (p *plain) start(g *Group) {
-	p.group, p.shaking = g, make(map[net.Conn]struct{})
+	p.group = g
+	p.shakes.init(g.cfg.Handshakes)
 }
 
 // serve accepts connections until ctx ends. Without conf there is no TLS.
@@ -48,7 +51,9 @@ func (p *plain) serve(ctx context.Context, ln net.Listener, conf *tls.Config, sr
 		case err == nil:
 			failures = 0
 			p.group.stats.Accepted.Add(1)
-			p.group.work.Go(func() { p.begin(nc, conf, src) })
+			if pc := p.open(nc, conf, src); pc != nil {
+				p.group.work.Go(func() { p.begin(pc) })
+			}
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, net.ErrClosed):
@@ -62,51 +67,28 @@ func (p *plain) serve(ctx context.Context, ln net.Listener, conf *tls.Config, sr
 	}
 }
 
-// begin does the handshake in a goroutine that then ends, so that its large stack is given back.
-func (p *plain) begin(nc net.Conn, conf *tls.Config, src *source) {
+// open asks the handler for a stream, before anything is spent on the connection; it gives nil when there is none.
+func (p *plain) open(nc net.Conn, conf *tls.Config, src *source) *plainConn {
+	if p.group.full(0) {
+		p.group.stats.Refused.Add(1)
+		_ = nc.Close()
+		return nil
+	}
 	pc := &plainConn{group: p.group, raw: nc, nc: nc, woken: make(chan struct{})}
 	remote := addrOf(nc)
-	pc.conn = Conn{own: pc, src: src, fd: -1, heap: -1, corked: true, addr: remote.Addr(), port: remote.Port()}
+	c := &pc.conn
+	*c = Conn{own: pc, src: src, fd: -1, heap: -1, corked: true, addr: remote.Addr(), port: remote.Port()}
 	if conf != nil {
-		if !p.shake(nc, true) {
-			_ = nc.Close()
-			return
-		}
-		tc := tls.Server(nc, conf)
+		pc.tls = tls.Server(nc, conf)
+		pc.nc = pc.tls
+		pc.shaking.Store(true)
 		_ = nc.SetDeadline(time.Now().Add(p.group.cfg.HandshakeTimeout))
-		err := tc.HandshakeContext(context.Background())
-		p.shake(nc, false)
-		if err != nil {
-			p.group.stats.TLSErrors.Add(1)
-			_ = nc.Close()
-			return
-		}
-		_ = nc.SetDeadline(time.Time{})
-		pc.nc = tc
 	}
-	p.group.work.Go(func() { p.run(pc) })
-}
-
-// shake notes that a handshake begins or ends; it reports false if the group stops.
-func (p *plain) shake(nc net.Conn, begins bool) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if begins && p.state == plainRuns {
-		p.shaking[nc] = struct{}{}
-		return true
-	}
-	delete(p.shaking, nc)
-	return false
-}
-
-// run serves one connection.
-func (p *plain) run(pc *plainConn) {
-	c, stats := &pc.conn, &p.group.stats
 	p.mu.Lock()
 	if p.state != plainRuns {
 		p.mu.Unlock()
-		_ = pc.raw.Close()
-		return
+		_ = nc.Close()
+		return nil
 	}
 	p.table.add(c)
 	if !p.ticking {
@@ -116,28 +98,81 @@ func (p *plain) run(pc *plainConn) {
 	p.mu.Unlock()
 
 	pc.turn.Lock()
-	stream, err := c.src.handler.Open(c, c.Remote())
+	stream, err := src.handler.Open(c, remote)
 	if err != nil || stream == nil {
-		stats.Refused.Add(1)
+		p.group.stats.Refused.Add(1)
 		c.mu.Lock()
 		c.advance(phaseGone, ErrClosed)
 		c.mu.Unlock()
-		_ = pc.raw.Close()
-	} else {
-		c.stream = stream
-		stats.Open.Add(1)
+		_ = nc.Close()
+		pc.leave()
+		pc.turn.Unlock()
+		p.forget(c)
+		return nil
 	}
-	open := c.leave()
+	c.stream = stream
+	p.group.stats.Open.Add(1)
+	pc.leave() // begin finds out if it is not open any more
 	pc.turn.Unlock()
-	if err == nil && stream != nil {
-		if open {
-			pc.read()
+	return pc
+}
+
+// begin does the handshake in a goroutine that then ends, so that its large stack is given back.
+func (p *plain) begin(pc *plainConn) {
+	if pc.tls != nil {
+		if err := p.handshake(pc); err != nil {
+			pc.conn.mu.Lock()
+			pc.conn.advance(phaseDead, err)
+			pc.conn.mu.Unlock()
 		}
-		pc.finish()
 	}
+	p.group.work.Go(func() { p.run(pc) })
+}
+
+// handshake does the TLS handshake when it is its turn.
+func (p *plain) handshake(pc *plainConn) error {
+	c, stats := &pc.conn, &p.group.stats
+	end, err := p.shakes.begin(c.addr, pc.woken, p.group.cfg.HandshakeTimeout)
+	if err == nil {
+		stats.Handshakes.Add(1)
+		if err = pc.tls.HandshakeContext(context.Background()); err != nil {
+			err = fmt.Errorf("the TLS handshake failed: %w", err)
+		}
+		stats.Handshakes.Add(-1)
+		end()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.phase != phaseOpen: // this side ended it, and the deadline is what ends reading
+	case errors.Is(err, ErrBusy):
+		stats.TLSBusy.Add(1)
+	case err != nil:
+		stats.TLSErrors.Add(1)
+	default:
+		_ = pc.raw.SetDeadline(time.Time{})
+	}
+	pc.shaking.Store(err != nil)
+	return err
+}
+
+// run serves one connection.
+func (p *plain) run(pc *plainConn) {
+	c := &pc.conn
+	c.mu.Lock()
+	open := c.phase == phaseOpen
+	c.mu.Unlock()
+	if open {
+		pc.read()
+	}
+	pc.finish()
+	p.forget(c)
+}
+
+func (p *plain) forget(c *Conn) {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.table.remove(c)
-	p.mu.Unlock()
 }
 
 // tick calls the streams' Tick while there are connections.
@@ -175,15 +210,12 @@ func (p *plain) ask(s plainState) {
 			all = append(all, c)
 		}
 	}
-	for nc := range p.shaking {
-		_ = nc.Close()
-	}
 	p.mu.Unlock()
 	for _, c := range all {
-		if s == plainKills {
+		if pc := c.own.(*plainConn); s == plainKills || pc.shaking.Load() {
 			c.Abort(ErrStopped)
 		} else {
-			c.own.(*plainConn).call(true, Stream.Stop)
+			pc.call(true, Stream.Stop)
 		}
 	}
 }
@@ -202,6 +234,8 @@ type plainConn struct {
 	group   *Group
 	raw     net.Conn       // the accepted connection
 	nc      net.Conn       // raw, or TLS over it
+	tls     *tls.Conn      // nc, if it is that
+	shaking atomic.Bool    // the TLS handshake is not over
 	turn    sync.Mutex     // held while a stream method runs
 	writing sync.WaitGroup // the writer
 	writes  bool           // there is a writer; guarded by conn.mu
@@ -346,8 +380,8 @@ func (pc *plainConn) finish() {
 	lingers := c.phase == phaseClosing
 	c.mu.Unlock()
 	if lingers {
-		if tc, ok := pc.nc.(*tls.Conn); ok {
-			_ = tc.CloseWrite()
+		if pc.tls != nil {
+			_ = pc.tls.CloseWrite()
 		}
 		half, ok := pc.raw.(interface{ CloseWrite() error })
 		if ok && half.CloseWrite() == nil && !c.eof {
