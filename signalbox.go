@@ -103,12 +103,18 @@ const (
 	EntryPresence  EntryKind = 2
 	EntryCommand   EntryKind = 3
 	EntryAlert     EntryKind = 4
+	// EntryImported is telemetry that came by an import: part of history like any other, but
+	// nothing that has just happened. It changes no state and is not announced.
+	EntryImported EntryKind = 5
 )
+
+// IsTelemetry reports whether the entry is a device's readings.
+func (k EntryKind) IsTelemetry() bool { return k == EntryTelemetry || k == EntryImported }
 
 // String gives the word used by the stream API: telemetry, presence, command, alert.
 func (k EntryKind) String() string {
 	switch k {
-	case EntryTelemetry:
+	case EntryTelemetry, EntryImported:
 		return "telemetry"
 	case EntryPresence:
 		return "presence"

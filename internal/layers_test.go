@@ -74,7 +74,9 @@ func floorPlan() []room {
 
 		// The ground.
 		{"internal/session", join(nouns, "internal/bus", "internal/wire")},
-		{"internal/history", join(nouns, "internal/store", "internal/bus", "internal/wire")},
+		{"internal/history", join(nouns, "internal/store", "internal/bus", "internal/wire", "internal/history/chunk")},
+		{"internal/history/chunk", join(nouns, "internal/wire")},
+		{"internal/store/storetest", join(nouns, "internal/store")}, // for tests alone
 		{"internal/store", nouns},
 		{"internal/auth", nouns},
 		{"internal/bus", nouns},

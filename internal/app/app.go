@@ -58,6 +58,7 @@ type App struct {
 
 	files share       // of the system's open files
 	ahead aheadOfTime // of the log
+	kept  retention
 
 	stopping chan struct{} // closed when the hub begins to stop
 	stopOnce sync.Once
@@ -107,8 +108,11 @@ func (a *App) open(ctx context.Context) (err error) {
 	if a.keys, err = auth.OpenKeys(filepath.Join(a.cfg.Data, "secret.key")); err != nil {
 		return err
 	}
-	a.store, err = store.Open(ctx, store.Config{Dir: a.cfg.Data, CacheBytes: a.cfg.History.Cache, Logger: a.logger})
+	where, err := a.storeConfig()
 	if err != nil {
+		return err
+	}
+	if a.store, err = store.Open(ctx, where); err != nil {
 		return err
 	}
 	if err := a.checkKeys(ctx); err != nil {
@@ -145,8 +149,13 @@ func (a *App) checkKeys(ctx context.Context) error {
 // openRoads makes the parts from the ground up and loads what they keep.
 func (a *App) openRoads(ctx context.Context) (err error) {
 	h := a.cfg.History
+	spool := "" // the embedded database is as near as the local disk
+	if a.store.Path() == "" {
+		spool = a.cfg.Data
+	}
 	a.log, err = history.Open(ctx, history.Config{
-		MaxWait: h.MaxWait, AckWait: h.AckWait, RowBytes: h.RowBytes, MaxPending: h.MaxPending, Announce: a.bus.Publish, Logger: a.logger,
+		MaxWait: h.MaxWait, AckWait: h.AckWait, RowBytes: h.RowBytes, MaxPending: h.MaxPending, TailBytes: h.Tail, Spool: spool, SpoolBytes: int64(h.Spool),
+		Announce: a.bus.Publish, Logger: a.logger,
 	}, a.store)
 	if err != nil {
 		return err
@@ -187,8 +196,11 @@ func (a *App) openRoads(ctx context.Context) (err error) {
 }
 
 const (
-	// checkpointEvery is how often states that changed are stored.
-	checkpointEvery = time.Minute
+	// checkpointEvery is how often states that changed are stored; sooner, by looks each
+	// checkpointLook, when the log has grown to checkpointEntries for want of it.
+	checkpointEvery   = time.Minute
+	checkpointLook    = time.Second
+	checkpointEntries = 8 << 20
 	// logGrace is how long a stopping hub tries to write its last entries.
 	logGrace = 5 * time.Second
 )
@@ -202,6 +214,7 @@ func (a *App) start(ctx context.Context) {
 	a.logDone.Go(func() { a.logErr = a.log.Run(logCtx, logGrace) })
 	for name, run := range map[string]func(context.Context) error{
 		"commands": a.commands.Run, "gateway": a.gateway.Run, "people": a.people.Run, "checkpoint": a.runCheckpoints, "clock": a.runClock,
+		"retention": a.runRetention,
 	} {
 		a.roads.Go(func() {
 			if err := run(roads); err != nil && roads.Err() == nil {
@@ -214,14 +227,18 @@ func (a *App) start(ctx context.Context) {
 
 // runCheckpoints stores device states from time to time.
 func (a *App) runCheckpoints(ctx context.Context) error {
-	tick := time.NewTicker(checkpointEvery)
+	tick := time.NewTicker(checkpointLook)
 	defer tick.Stop()
-	for {
+	for last := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
+		if time.Since(last) < checkpointEvery && a.log.Kept() < checkpointEntries {
+			continue
+		}
+		last = time.Now()
 		if _, err := a.devices.Checkpoint(ctx, a.log); err != nil && ctx.Err() == nil {
 			a.logger.Warn("device states could not be stored; a restart would read them from the log", "err", err)
 		}

@@ -13,8 +13,13 @@ import (
 // nothing is said, LoadConfig reads file, environment and flags over them. Sizes are in
 // bytes. The names, limits and meanings that people see are in the table of config_keys.go.
 type Config struct {
-	// Data is the data directory: database, keys, socket and lock.
-	Data      string
+	// Data is the data directory: SQLite database, keys, socket and lock.
+	Data string
+	// Store is the URL of a database on a server, with or without the password; empty for
+	// SQLite. It is shown by store.Redact alone. StorePasswordFile names a file with the password.
+	Store             string
+	StorePasswordFile string
+
 	HTTP      HTTPConfig
 	Devices   DevicesConfig
 	Telemetry TelemetryConfig
@@ -115,9 +120,15 @@ type HistoryConfig struct {
 	AckWait time.Duration
 	// RowBytes is the size, before compression, at which a row of the log is closed.
 	RowBytes int
-	// MaxPending bounds what waits for a commit, Cache is the database's page cache, both in bytes.
+	// MaxPending bounds what waits for a commit, Tail what is in no chunk yet, Cache is the
+	// database's page cache, all in bytes.
 	MaxPending int
+	Tail       int
 	Cache      int
+	// Spool is how much the local disk takes while a database server is away, in bytes.
+	Spool int
+	// Keep says how much history is kept; without a rule all is.
+	Keep []Keep
 }
 
 // CommandsConfig is the command road.
@@ -179,7 +190,7 @@ func DefaultConfig() Config {
 		Telemetry: TelemetryConfig{MaxKeys: 256, MaxDepth: 16, Past: 30 * day, Future: time.Minute},
 		History: HistoryConfig{
 			MaxWait: 50 * time.Millisecond, AckWait: 2 * time.Millisecond,
-			RowBytes: 256 * kib, MaxPending: 64 * mib, Cache: 64 * mib,
+			RowBytes: 256 * kib, MaxPending: 64 * mib, Tail: 128 * mib, Spool: gib, Cache: 64 * mib,
 		},
 		Commands: CommandsConfig{
 			Timeout: 30 * time.Second, MaxActivePerDevice: 256, MaxBulk: 100_000,

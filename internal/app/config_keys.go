@@ -46,12 +46,12 @@ func placeSettings() []setting {
 		}
 		return nil
 	}
-	return []setting{
+	return append([]setting{
 		text("data", "a directory's path", func(c *Config) *string { return &c.Data }, notEmpty).
-			means("The data directory: database, keys, socket and lock. It is made if it is missing, for its owner alone."),
+			means("The data directory: SQLite database, keys, socket and lock. It is made if it is missing, for its owner alone."),
 		duration("shutdown_timeout", func(c *Config) *time.Duration { return &c.ShutdownTimeout }, time.Second, 10*time.Minute).
 			means("How long an ordered stop may take before what is left is cut off. What was acknowledged is on disk already."),
-	}
+	}, storeSettings()...)
 }
 
 func httpSettings() []setting {
@@ -147,6 +147,12 @@ func historySettings() []setting {
 			means("The size, before compression, at which a row of the log is closed."),
 		size("history.max_pending", func(c *Config) *int { return &c.History.MaxPending }, mib, 16*gib).
 			means("How much may wait in memory for its commit. Beyond it devices are read more slowly and requests are refused; nothing is dropped."),
+		size("history.tail", func(c *Config) *int { return &c.History.Tail }, mib, 64*gib).
+			means("How much memory the messages may take that are not in a chunk yet. More makes better chunks where there are very many devices."),
+		size("history.spool", func(c *Config) *int { return &c.History.Spool }, mib, 1024*gib).
+			means("How much telemetry the data directory takes while the database server (store) is away. It goes into the database when the server is back; beyond it devices are read no more until then."),
+		list("history.keep", `a list of rules, such as ["90d", "type:station 30d", "device:esp01 1GiB 365d"]`, func(c *Config) *[]Keep { return &c.History.Keep }, parseKeep, Keep.String).
+			means("How much history is kept: an age, a size of one device, or both; for all devices, those of a type, or one. A device's own rule counts before its type's, and that before the one for all. What is older, or more, is dropped every ten minutes, by whole chunks of up to 1,024 messages. Empty: all is kept."),
 		size("history.cache", func(c *Config) *int { return &c.History.Cache }, mib, 64*gib).
 			means("The database's page cache."),
 	}

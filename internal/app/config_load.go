@@ -123,6 +123,9 @@ func (c *Config) check(faults *faults) {
 		faults.add("devices.outbox = %s is too small beside devices.max_frame = %s; at least an eighth of it is needed",
 			formatSize(c.Devices.Outbox), formatSize(c.Devices.MaxFrame))
 	}
+	if c.StorePasswordFile != "" && c.Store == "" {
+		faults.add("store_password_file is set but store is empty, so that nothing would use it")
+	}
 	if c.History.AckWait > c.History.MaxWait {
 		faults.add("history.ack_wait = %s is longer than history.max_wait = %s", FormatDuration(c.History.AckWait), FormatDuration(c.History.MaxWait))
 	}
@@ -134,6 +137,10 @@ func set(c *Config, g given) error {
 		return fmt.Errorf("%s: %s", g.from, noSuchKey(g.key))
 	}
 	if err := s.set(c, g.value); err != nil {
+		spell := spell
+		if s.spell != nil {
+			spell = s.spell
+		}
 		return fmt.Errorf("%s: %s = %s is wrong: %w; allowed is %s", g.from, g.key, spell(g.value), err, s.allowed)
 	}
 	return nil
@@ -267,6 +274,8 @@ func flagOf(key string) string {
 		return "--http"
 	case "devices.listen":
 		return "--devices"
+	case "store":
+		return "--store"
 	case "log.level":
 		return "--log-level"
 	case "log.format":

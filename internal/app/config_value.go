@@ -25,6 +25,9 @@ type setting struct {
 	// set reads a value as a file, a variable or a flag spells it: a string, a []any of
 	// strings, or nil where nothing was written. Its error tells only what was wrong.
 	set func(c *Config, value any) error
+	// spell writes a value that was given, for the sentence that says what is wrong with it;
+	// nil writes it as it is.
+	spell func(value any) string
 	// get writes the value as YAML.
 	get func(c *Config) string
 	// field points to the place in c.

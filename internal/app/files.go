@@ -11,9 +11,11 @@ const (
 	// ownFiles is how many open files are kept for the database, the listeners and all else
 	// that is no connection.
 	ownFiles = 128
-	// ownPart and peoplePart are the most that these and the connections of people and
-	// programs take of few files.
-	ownPart, peoplePart = 4, 4
+	// ownPart is the most that these take of few files.
+	ownPart = 4
+	// The connections of people and programs take at most peoplePart of all, but fewFiles at
+	// least as long as that is not more than fewPart; more when devices leave it.
+	peoplePart, fewFiles, fewPart = 20, 256, 4
 )
 
 // share says how the files that the system lets this process open are divided.
@@ -33,7 +35,8 @@ func divide(files int, c *Config) share {
 		return s
 	}
 	left := files - min(ownFiles, files/ownPart)
-	s.http = max(min(s.http, left/peoplePart), 1)
+	spare := left - gateway.Reach(s.devices) // when devices have all they are set to
+	s.http = max(min(s.http, max(left/peoplePart, min(fewFiles, left/fewPart), spare)), 1)
 	s.sockets = max(left-s.http, 1)
 	most := s.sockets - (gateway.Reach(s.sockets) - s.sockets)
 	s.devices = max(min(s.devices, most), 1)

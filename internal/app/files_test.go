@@ -19,8 +19,8 @@ func TestDivideOpenFiles(t *testing.T) {
 	}{
 		{"no limit", 0, 0, share{devices: 1_000_000, http: 4096}, ""},
 		{"plenty", 2_000_000, 0, share{devices: 1_000_000, http: 4096}, ""},
-		{"a usual limit", 20_000, 0, share{devices: 15_520, http: 4096}, "INFO"},
-		{"a usual limit and a wish", 20_000, 19_000, share{devices: 15_520, http: 4096}, "WARN"},
+		{"a usual limit", 20_000, 0, share{devices: 18_623, http: 993}, "INFO"},
+		{"a usual limit and a wish", 20_000, 19_000, share{devices: 18_623, http: 993}, "WARN"},
 		{"a usual limit and a modest wish", 20_000, 10_000, share{devices: 10_000, http: 4096}, ""},
 		{"few", 1024, 0, share{devices: 630, http: 224}, "INFO"},
 		{"very few", 64, 0, share{devices: 20, http: 12}, "INFO"},

@@ -18,8 +18,8 @@ import (
 )
 
 type serveFlags struct {
-	http, devices, logLevel, logFormat string
-	set                                []string
+	http, devices, store, logLevel, logFormat string
+	set                                       []string
 }
 
 func (c *command) serveCommand() *cobra.Command {
@@ -42,6 +42,7 @@ while the hub runs.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.http, "http", "", "the address of page and API (default :8080); port 0 is any free one")
 	flags.StringVar(&f.devices, "devices", "", "the address of devices (default :8765); port 0 is any free one")
+	flags.StringVar(&f.store, "store", "", "the database: mysql://… or postgres://… (default SQLite in the data directory); SIGNALBOX_STORE keeps a password out of the list of processes")
 	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")
 	flags.StringVar(&f.logFormat, "log-format", "", "text or json (default text)")
 	flags.StringArrayVar(&f.set, "set", nil, "any other setting, as `KEY=VALUE`; may be repeated (see «signalbox config doc»)")
@@ -69,7 +70,7 @@ func (f serveFlags) settings() (map[string]string, error) {
 		}
 		all[key] = value
 	}
-	for key, value := range map[string]string{"http.listen": f.http, "devices.listen": f.devices, "log.level": f.logLevel, "log.format": f.logFormat} {
+	for key, value := range map[string]string{"http.listen": f.http, "devices.listen": f.devices, "store": f.store, "log.level": f.logLevel, "log.format": f.logFormat} {
 		if value != "" {
 			all[key] = value
 		}

@@ -194,6 +194,8 @@ func (l *testLog) OnCommit(f func(signalbox.Position)) { l.onCommit = append(l.o
 
 func (l *testLog) Ride(f func() (history.Change, func(error))) { l.rides = append(l.rides, f) }
 
+func (l *testLog) Hold() *history.Hold { return new(history.Hold) }
+
 func (l *testLog) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

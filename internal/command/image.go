@@ -358,6 +358,7 @@ func (r *Road) wrote(w rows, err error) {
 	}
 	if w.move {
 		m.checkpoint, m.checkpointed = w.reached, time.Now()
+		r.hold.Release(w.reached)
 	}
 	for i := range w.rows {
 		sh := r.shard(w.rows[i].c.To)

@@ -66,12 +66,14 @@ func (r *Road) replay(ctx context.Context, known map[string]*entry) (changed map
 	if !ok {
 		// Rows and entries were written together until now, and this says so.
 		r.image.checkpoint = end
+		r.hold.Release(end)
 		return nil, r.store.Update(ctx, func(tx *store.Tx) error { return tx.SetMeta(ctx, checkpointName, formatPosition(end)) })
 	}
 	if checkpoint > end {
 		return nil, fmt.Errorf("the command table is as of position %d, but the intake log ends at %d: they do not belong together", checkpoint, end)
 	}
 	r.image.checkpoint = checkpoint
+	r.hold.Release(checkpoint)
 	changed = map[*entry]bool{}
 	err = r.log.Scan(ctx, checkpoint+1, func(logged *signalbox.Entry) error {
 		if logged.Kind != signalbox.EntryCommand {

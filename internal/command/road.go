@@ -33,6 +33,8 @@ type Log interface {
 	// Scan calls yield for every entry from position from on, in log order, up to what was
 	// committed when it began. The entry and its body are lent for the call.
 	Scan(ctx context.Context, from signalbox.Position, yield func(*signalbox.Entry) error) error
+	// Hold keeps entries in the log.
+	Hold() *history.Hold
 }
 
 // Store is what the road reads and writes of the database. Its rows follow the log.
@@ -119,6 +121,7 @@ type Road struct {
 	kicks  kicks
 	late   chan lateResult
 	image  image
+	hold   *history.Hold // what follows the checkpoint stays in the log
 	stats  stats
 
 	held     atomic.Int64 // entries in memory
@@ -144,6 +147,7 @@ func New(cfg Config, log Log, st Store, sessions *session.Table, devices Devices
 	r.image.wake = make(chan struct{}, 1)
 	log.OnCommit(func(signalbox.Position) { signal(r.out.wake) })
 	log.Ride(r.ride)
+	r.hold = log.Hold()
 	return r
 }
 

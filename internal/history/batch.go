@@ -18,16 +18,8 @@ type batch struct {
 	buf        []byte // entries, encoded
 	received   int64  // of the first entry, µs
 	prev       int64  // received time of the entry before
-	timeMin    int64
-	devices    []link // in order of first appearance; guarded by Log.mu, also while committing
 	changes    []Change
 	committing bool
-}
-
-// link says where a device's previous telemetry is, as seen from a batch.
-type link struct {
-	device signalbox.DeviceID
-	prev   signalbox.Position // 0: none
 }
 
 const (
@@ -45,7 +37,7 @@ const (
 // add encodes e behind what is there.
 func (b *batch) add(e *signalbox.Entry) {
 	if b.n == 0 {
-		b.received, b.prev, b.timeMin = e.ReceivedMicros, e.ReceivedMicros, e.TimeMicros
+		b.received, b.prev = e.ReceivedMicros, e.ReceivedMicros
 	}
 	kind := byte(e.Kind)
 	late := e.ReceivedMicros - e.TimeMicros
@@ -70,7 +62,6 @@ func (b *batch) add(e *signalbox.Entry) {
 	buf = append(buf, e.Body...)
 	b.buf = buf
 	b.prev = e.ReceivedMicros
-	b.timeMin = min(b.timeMin, e.TimeMicros)
 	b.n++
 }
 
@@ -134,41 +125,6 @@ func (d *decoder) bytes(n int) []byte {
 	b := d.buf[:n:n]
 	d.buf = d.buf[n:]
 	return b
-}
-
-// encodeDevices appends the column devices of a row to buf. links are ordered by number.
-func encodeDevices(buf []byte, row signalbox.Position, links []link) []byte {
-	var before signalbox.DeviceID
-	for _, l := range links {
-		buf = binary.AppendUvarint(buf, uint64(l.device-before))
-		before = l.device
-		var back uint64
-		if l.prev != 0 {
-			back = uint64(row - l.prev)
-		}
-		buf = binary.AppendUvarint(buf, back)
-	}
-	return buf
-}
-
-// findDevice looks device up in a row's column devices.
-func findDevice(row signalbox.Position, column []byte, device signalbox.DeviceID) (prev signalbox.Position, found bool, err error) {
-	d := decoder{buf: column}
-	var at uint64
-	for len(d.buf) > 0 {
-		at += d.uvarint(1<<32 - 1)
-		back := d.uvarint(uint64(row))
-		if d.failed {
-			return 0, false, fmt.Errorf("%w: devices of row %d", errBroken, row)
-		}
-		if at >= uint64(device) {
-			if at == uint64(device) && back != 0 {
-				prev = row - signalbox.Position(back)
-			}
-			return prev, at == uint64(device), nil
-		}
-	}
-	return 0, false, nil
 }
 
 // maxRowBytes bounds a row after decompression, against broken or hostile files.

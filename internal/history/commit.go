@@ -1,19 +1,25 @@
 package history
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"slices"
+	"fmt"
+	"strconv"
+	"sync"
 	"time"
 
 	"signalbox"
+	"signalbox/internal/history/chunk"
 	"signalbox/internal/store"
 )
 
 const (
-	// rowsPerCommit bounds one transaction.
-	rowsPerCommit = 64
+	// rowsPerCommit, unitsPerCommit and unitBytesPerCommit bound one transaction, which takes
+	// dropsPerCommit rows off the log's beginning besides those it adds.
+	rowsPerCommit      = 64
+	unitsPerCommit     = 256
+	unitBytesPerCommit = 4 << 20
+	dropsPerCommit     = 16
 	// retryFirst and retryMost pace the attempts while commits fail.
 	retryFirst = 50 * time.Millisecond
 	retryMost  = 2 * time.Second
@@ -23,9 +29,25 @@ const (
 
 // Run commits what is appended until ctx ends; then it commits the rest, refuses further
 // entries and returns. When the rest cannot be committed within grace it returns why. It
-// runs once.
+// runs once, after Restore.
 func (l *Log) Run(ctx context.Context, grace time.Duration) error {
-	defer close(l.ended)
+	sealing, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var sealer sync.WaitGroup // and the tidier
+	sealer.Go(func() { l.seal.run(sealing) })
+	sealer.Go(func() { l.tidy.run(sealing) })
+	if l.spool != nil {
+		sealer.Go(func() { l.probe(sealing) })
+	}
+	defer func() {
+		close(l.committed.ended)
+		stop()
+		sealer.Wait()
+		close(l.sealed.ended)
+	}()
+	return l.run(ctx, grace)
+}
+
+func (l *Log) run(ctx context.Context, grace time.Duration) error {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -74,48 +96,97 @@ func (l *Log) drain(ctx context.Context, grace time.Duration) error {
 	}
 }
 
-// commitOrRetry commits the rows there are and tries until it succeeds or ctx ends.
-func (l *Log) commitOrRetry(ctx context.Context) {
+// work is what one commit writes.
+type work struct {
+	rows   []*batch
+	units  []*unit
+	shapes []chunk.StoredShape
+	riders []rider
+	drop   int // how many of the log's rows, from its beginning
+	mark   int64
+	span   int64
+}
+
+// gather takes what there is to be committed next.
+func (l *Log) gather() (w work) {
 	l.mu.Lock()
-	rows := l.rows[:min(len(l.rows), rowsPerCommit)]
-	for _, b := range rows {
+	defer l.mu.Unlock()
+	w.rows = l.rows[:min(len(l.rows), rowsPerCommit)]
+	for _, b := range w.rows {
 		b.committing = true
 	}
+	size := 0
+	for _, u := range l.units[:min(len(l.units), unitsPerCommit)] {
+		if size += u.bytes; size > unitBytesPerCommit && len(w.units) > 0 {
+			break
+		}
+		w.units = append(w.units, u)
+		w.span = max(w.span, int64(u.last-u.first))
+	}
+	// What waits longer is in the log alone.
+	drop := l.drop
+	for _, u := range l.units[len(w.units):] {
+		drop = min(drop, u.first)
+	}
+	for w.drop+1 < len(l.kept) && l.kept[w.drop+1] <= drop && w.drop < dropsPerCommit+len(w.rows) {
+		w.drop++
+	}
+	w.mark = l.mark
 	l.due = time.Time{}
-	if len(rows) < len(l.rows) {
+	if len(w.rows) < len(l.rows) || len(w.units) < len(l.units) {
 		l.due = time.Now()
 	}
-	l.mu.Unlock()
-	if len(rows) == 0 {
+	return w
+}
+
+// commitOrRetry commits what there is and tries until it succeeds or ctx ends.
+func (l *Log) commitOrRetry(ctx context.Context) {
+	w := l.gather()
+	if len(w.rows) == 0 && len(w.units) == 0 && w.drop == 0 && !l.spool.any() {
 		return
 	}
-	for i, b := range rows {
+	if len(w.units) > 0 {
+		w.shapes = l.shapes.Fresh() // what the units need has been made by now
+	}
+	for i, b := range w.rows {
 		l.prepare(i, b)
 	}
-	riders := l.board()
+	if l.gone.Load() && l.toSpool(&w) {
+		return
+	}
+	w.riders = l.board()
 	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
 		// A commit under way is not interrupted: stopping waits for it.
-		err := l.commit(context.WithoutCancel(ctx), rows, riders)
-		for _, r := range riders {
+		err := l.attempt(context.WithoutCancel(ctx), &w)
+		for _, r := range w.riders {
 			r.done(err)
 		}
 		if err == nil {
 			l.recovered()
 			break
 		}
-		if len(riders) > 0 {
-			riders = nil // whatever was wrong, they can wait; the entries cannot
+		if len(w.riders) > 0 {
+			w.riders = nil // whatever was wrong, they can wait; the entries cannot
 			continue
 		}
 		if bad, ok := errors.AsType[*badChange](err); ok {
 			l.cfg.Logger.Error("a change was refused by the database and left out", "err", bad.err)
 			continue
 		}
-		l.failed(err)
+		if l.spool != nil && signalbox.KindOf(err) == signalbox.KindUnavailable {
+			l.gone.Store(true)
+			l.failed(l.away(err))
+			if l.toSpool(&w) {
+				return
+			}
+		} else {
+			l.failed(err)
+		}
 		select {
 		case <-ctx.Done():
+			l.shapes.Restore(w.shapes)
 			l.mu.Lock()
-			for _, b := range rows {
+			for _, b := range w.rows {
 				b.committing = false // so that drain finds them as they were; nothing was written
 			}
 			l.mu.Unlock()
@@ -123,32 +194,123 @@ func (l *Log) commitOrRetry(ctx context.Context) {
 		case <-time.After(pause):
 		}
 	}
-	l.settle(rows)
+	l.settle(&w)
 }
 
-// prepared is a row ready to be written. Its memory is used again for later rows.
-type prepared struct{ devices, body []byte }
+// prepared is the body of a row, ready to be written. Its memory is used again for later rows.
+type prepared []byte
 
-// prepare encodes b as the i-th row of the commit. Only the committing goroutine calls it;
-// b is read beside headOf, so it is not changed.
+// prepare encodes b as the i-th row of the commit. Only the committing goroutine calls it.
 func (l *Log) prepare(i int, b *batch) {
 	for len(l.ready) <= i {
 		l.ready = append(l.ready, prepared{})
 	}
-	if l.ready[i].devices == nil {
-		l.ready[i].devices = []byte{} // the database takes nil for NULL
-	}
-	l.links = append(l.links[:0], b.devices...)
-	slices.SortFunc(l.links, func(a, b link) int { return cmp.Compare(a.device, b.device) })
-	p := &l.ready[i]
-	p.devices = encodeDevices(p.devices[:0], b.first, l.links)
-	p.body = l.enc.EncodeAll(b.buf, p.body[:0])
+	l.ready[i] = l.enc.EncodeAll(b.buf, l.ready[i][:0])
 }
 
 // badChange is a rider that the database refused for its content.
 type badChange struct{ err error }
 
 func (e *badChange) Error() string { return e.err.Error() }
+
+// attempt commits w, after what is still in the spool, and finds out what became of an earlier
+// attempt whose end is not known.
+func (l *Log) attempt(ctx context.Context, w *work) error {
+	if d := l.doubt; d != nil {
+		committed, err := l.st.Outcome(ctx, d.outcome)
+		if err != nil {
+			return err
+		}
+		l.doubt = nil
+		if committed {
+			l.settle(&work{units: d.units, drop: d.drop})
+			w.units, w.drop = nil, 0 // they are those of d, or come with the next commit
+		} else {
+			l.shapes.Restore(d.shapes)
+			if len(w.units) > 0 {
+				w.shapes = append(w.shapes, l.shapes.Fresh()...)
+			}
+		}
+	}
+	if l.spool.any() {
+		if err := l.unspool(ctx, l.taken); err != nil {
+			return err
+		}
+		l.stats.Spooled.Store(0)
+		l.cfg.Logger.Info("the database server is back; what was kept on the local disk is in the database")
+	}
+	err := l.commit(ctx, w)
+	if unknown, ok := errors.AsType[*store.UnknownOutcome](err); ok {
+		committed, again := l.st.Outcome(ctx, unknown)
+		switch {
+		case again != nil:
+			l.doubt = &doubt{unknown, work{units: w.units, shapes: w.shapes, drop: w.drop}}
+			w.shapes = nil
+		case committed:
+			return nil
+		}
+	}
+	return err
+}
+
+// doubt is a commit of which nobody knows whether it came through.
+type doubt struct {
+	outcome *store.UnknownOutcome
+	work
+}
+
+// toSpool keeps the rows of w on the local disk. The rest of w waits for the server.
+func (l *Log) toSpool(w *work) bool {
+	for _, b := range w.rows {
+		for _, change := range b.changes {
+			if change != nil {
+				return false // it has to be in the database with its entry
+			}
+		}
+	}
+	if err := l.spool.add(w.rows, l.ready); err != nil {
+		l.failed(signalbox.Wrap(signalbox.KindUnavailable, "store_unavailable", err, "the database server is away, and telemetry cannot be kept on the local disk (%v)", err))
+		return false
+	}
+	l.shapes.Restore(w.shapes)
+	l.stats.Spooled.Store(l.spool.size - l.spool.read)
+	end := l.Committed()
+	l.mu.Lock()
+	for i, b := range w.rows {
+		end = b.first + signalbox.Position(b.n) - 1
+		l.stats.Entries.Add(int64(b.n))
+		l.stats.Telemetry.Add(int64(b.telemetry))
+		l.stats.RawBytes.Add(int64(len(b.buf)))
+		l.stats.StoredBytes.Add(int64(len(l.ready[i])))
+		l.pending -= len(b.buf)
+		*b = batch{buf: b.buf[:0], changes: b.changes[:0]}
+		l.free.Put(b)
+	}
+	left := copy(l.rows, l.rows[len(w.rows):])
+	clear(l.rows[left:])
+	l.rows = l.rows[:left]
+	l.mu.Unlock()
+	l.committed.reach(end)
+	for _, f := range l.onCommit {
+		f(end)
+	}
+	return true
+}
+
+// taken hands a row that came out of the spool to the sealer.
+func (l *Log) taken(r packedRow) error {
+	body, err := l.dec.DecodeAll(r.body, nil)
+	if err != nil {
+		return fmt.Errorf("%w: row %d of the spool: %w", errBroken, r.id, err)
+	}
+	l.mu.Lock()
+	l.kept = append(l.kept, signalbox.Position(r.id))
+	l.fed = append(l.fed, &batch{first: signalbox.Position(r.id), n: int(r.n), buf: body, received: r.received, prev: r.last})
+	l.lag += len(body)
+	l.mu.Unlock()
+	nudge(l.sealing)
+	return nil
+}
 
 // rider is what Ride gave for one commit.
 type rider struct {
@@ -166,75 +328,136 @@ func (l *Log) board() (riders []rider) {
 	return riders
 }
 
-func (l *Log) commit(ctx context.Context, rows []*batch, riders []rider) error {
+const insertRow = `INSERT INTO intake (id, n, received_us, received_last_us, body) VALUES (?,?,?,?,?)`
+
+func (l *Log) commit(ctx context.Context, w *work) error {
 	return l.st.Update(ctx, func(tx *store.Tx) error {
-		for i, b := range rows {
-			_, err := tx.Exec(ctx, `INSERT INTO intake (id, n, received_us, received_last_us, time_min_us, devices, body) VALUES (?,?,?,?,?,?,?)`,
-				int64(b.first), b.n, b.received, b.prev, b.timeMin, l.ready[i].devices, l.ready[i].body)
+		for i, b := range w.rows {
+			_, err := tx.Exec(ctx, insertRow, int64(b.first), b.n, b.received, b.prev, []byte(l.ready[i]))
 			if err != nil {
 				return err
 			}
-			for j, change := range b.changes {
-				if change == nil {
-					continue
-				}
-				if err := change(ctx, tx); err != nil {
-					if signalbox.KindOf(err) == signalbox.KindUnavailable {
-						return err
-					}
-					b.changes[j] = nil
-					return &badChange{err: err}
+			if err := b.ride(ctx, tx); err != nil {
+				return err
+			}
+		}
+		for _, sh := range w.shapes {
+			if _, err := tx.Exec(ctx, `INSERT INTO shape (id, body) VALUES (?,?)`, int64(sh.ID), sh.Text); err != nil {
+				return err
+			}
+		}
+		for _, u := range w.units {
+			for i := range u.chunks {
+				if err := u.chunks[i].insert(ctx, tx, u.device); err != nil {
+					return err
 				}
 			}
 		}
-		for _, r := range riders {
+		if err := l.reach(ctx, tx, w.span); err != nil {
+			return err
+		}
+		for _, r := range w.riders {
 			if err := r.write(ctx, tx); err != nil {
 				return err
 			}
 		}
-		return nil
+		if w.drop == 0 {
+			return nil
+		}
+		if _, err := tx.Exec(ctx, `DELETE FROM intake WHERE id < ?`, int64(l.kept[w.drop])); err != nil {
+			return err
+		}
+		return tx.SetMeta(ctx, markName, strconv.FormatInt(w.mark, 10))
 	})
 }
 
-// settle tells everyone that rows are on disk.
-func (l *Log) settle(rows []*batch) {
-	var end signalbox.Position
-	for i, b := range rows {
+// ride runs the changes that belong to the entries of b.
+func (b *batch) ride(ctx context.Context, tx *store.Tx) error {
+	for j, change := range b.changes {
+		if change == nil {
+			continue
+		}
+		if err := change(ctx, tx); err != nil {
+			if signalbox.KindOf(err) == signalbox.KindUnavailable {
+				return err
+			}
+			b.changes[j] = nil
+			return &badChange{err: err}
+		}
+	}
+	return nil
+}
+
+func (c *newChunk) insert(ctx context.Context, tx *store.Tx, device signalbox.DeviceID) error {
+	late := 0
+	if c.late {
+		late = 1
+	}
+	_, err := tx.Exec(ctx, `INSERT INTO chunk (id, device, late, t0, t1, p0, p1, n, base, body) VALUES (?,?,?,?,?,?,?,?,?,?)`,
+		c.id, int64(device), late, c.head.T0, c.head.T1, int64(c.head.P0), int64(c.head.P1), c.head.N, c.base, c.blob)
+	return err
+}
+
+// settle tells everyone what is on disk.
+func (l *Log) settle(w *work) {
+	end := l.Committed()
+	for i, b := range w.rows {
 		end = b.first + signalbox.Position(b.n) - 1
 		l.stats.Entries.Add(int64(b.n))
 		l.stats.Telemetry.Add(int64(b.telemetry))
 		l.stats.RawBytes.Add(int64(len(b.buf)))
-		l.stats.StoredBytes.Add(int64(len(l.ready[i].devices) + len(l.ready[i].body)))
-		if cap(l.ready[i].body) > keepPrepared {
-			l.ready[i] = prepared{}
+		l.stats.StoredBytes.Add(int64(len(l.ready[i])))
+		if cap(l.ready[i]) > keepPrepared {
+			l.ready[i] = nil
 		}
 	}
-	l.stats.Commits.Add(1)
-	l.stats.Rows.Add(int64(len(rows)))
-	l.mu.Lock()
-	l.committed.Store(uint64(end))
-	for _, b := range rows {
-		l.pending -= len(b.buf)
-		clear(b.changes)
-		*b = batch{buf: b.buf[:0], devices: b.devices[:0], changes: b.changes[:0]}
-		l.free.Put(b)
+	for _, u := range w.units {
+		for i := range u.chunks {
+			c := &u.chunks[i]
+			l.stats.Chunks.Add(1)
+			l.stats.ChunkMessages.Add(int64(c.head.N))
+			l.stats.ChunkBytes.Add(int64(len(c.blob)))
+			if c.late {
+				l.stats.LateMessages.Add(int64(c.head.N))
+			}
+		}
 	}
-	left := copy(l.rows, l.rows[len(rows):])
+	l.seal.stored(w.units)
+	l.stats.Commits.Add(1)
+	l.stats.Rows.Add(int64(len(w.rows)))
+	l.mu.Lock()
+	l.kept = l.kept[:copy(l.kept, l.kept[w.drop:])]
+	for _, b := range w.rows {
+		clear(b.changes)
+		b.changes = b.changes[:0]
+		l.kept = append(l.kept, b.first)
+		l.pending -= len(b.buf)
+		l.lag += len(b.buf)
+	}
+	l.fed = append(l.fed, w.rows...)
+	left := copy(l.rows, l.rows[len(w.rows):])
 	clear(l.rows[left:])
 	l.rows = l.rows[:left]
-	kept := l.waiters[:0]
-	for _, w := range l.waiters {
-		if w.pos <= end {
-			close(w.done)
-		} else {
-			kept = append(kept, w)
-		}
+	for _, u := range w.units {
+		l.waiting -= u.bytes
 	}
-	clear(l.waiters[len(kept):])
-	l.waiters = kept
+	left = copy(l.units, l.units[len(w.units):])
+	clear(l.units[left:])
+	l.units = l.units[:left]
 	l.mu.Unlock()
+	l.committed.reach(end)
+	nudge(l.sealing)
+	nudge(l.drained)
 	for _, f := range l.onCommit {
 		f(end)
+	}
+}
+
+// nudge wakes whoever waits on c, now or next.
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
 	}
 }
 

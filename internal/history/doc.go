@@ -1,4 +1,5 @@
-// Package history keeps the hub's one durable log and answers questions about the past.
+// Package history keeps the hub's one durable log, seals it into compressed chunks, and
+// answers questions about the past.
 //
 // # The intake log
 //
@@ -14,13 +15,43 @@
 //     to start.
 //   - Loss. After a crash the log ends at the last commit; nothing acknowledged is lost,
 //     because acknowledgements wait. Append refuses with ErrFull when Config.MaxPending
-//     bytes wait for a commit; callers push back on whoever sends, and nothing is dropped.
+//     bytes wait for a commit or for the sealer; callers push back on whoever sends, and
+//     nothing is dropped.
 //   - Faults. When a commit fails (a full disk) it is tried again until it succeeds; Err
 //     tells meanwhile. Entries keep their positions.
 //   - Riders. A Change given with an entry is part of the same transaction, so a table and
-//     the log cannot disagree.
+//     the log cannot disagree. What Ride gives goes along with a commit that happens anyway.
 //
-// # Format on disk, version 1
+// # Sealing
+//
+// A second goroutine, the sealer, takes what is committed into runs, one a device, in memory
+// (package chunk). A run is cut into a chunk when it has 1,024 messages or takes 64 KiB, or
+// when it is the oldest and what is in no chunk yet has reached a limit: Config.TailBytes of
+// memory, TailEntries of the log, TailRows of its rows. So memory is bounded whatever the
+// number of devices, a slow device does not hold up the log for ever, and a start has a
+// bounded part of the log to read again. Chunks are written with the commits of the log, in
+// their transactions. Rows of the log whose entries are all in chunks on disk, and which no
+// Hold needs, are deleted the same way. A third goroutine merges the small chunks that slow
+// devices leave.
+//
+//   - Loss. A cut run is in the log until the transaction that writes its chunks. A start
+//     reads the log and passes over what is in chunks: a run is cut as a whole, so that is all
+//     up to the last position of the device's chunks. A kill at any moment leaves each message
+//     in the log or in one chunk, or in both in a way that the start knows.
+//   - Two sequences. The chunks of a device's main sequence follow each other in time as they
+//     do in the log: t0 of each is at least t1 of the one before. Messages older than the end
+//     of that, when their run is cut, go into chunks of their own, marked late. Within a run
+//     order does not matter. A question reads the main sequence along an index, and late chunks
+//     of its time beside it.
+//   - Reading sees the log and the chunks as one, and what was committed before the question.
+//     It waits for the sealer, which is behind by a part of a millisecond, or at most by the
+//     rows of a commit. Chunks are read into memory a few at a time; no question holds up a
+//     writer. When chunks are merged under a question it is asked again.
+//   - Broken chunks are found by their checksum, named in the log and passed over.
+//   - What is no telemetry (presence, commands, alerts) is sealed the same way, under device 0.
+//     Boot marks and sequence numbers of devices are kept as long as the log has the entry.
+//
+// # Format on disk
 //
 // One row a commit in table intake. Its body is zstd of the entries one after another:
 //
@@ -31,9 +62,9 @@
 //	[boot    8 bytes, little endian; seq uvarint]
 //	length   uvarint, then that many bytes of body
 //
-// The column devices holds, for each device with telemetry in the row, ordered by number:
-// uvarint number (difference to the one before), uvarint distance in rows' ids from this
-// row back to the device's previous row with telemetry (0: none). So the last readings of
-// a device are found by following its own chain, and a scan reads only that column to
-// pass over rows that do not concern it.
+// Rows of table chunk have a body in the format of package chunk, which has a version of its
+// own; it refers to forms of messages in table shape. The body of an event is its kind (a
+// byte), its device (uvarint), and what it was in the log. In table meta, history_mark is the
+// number of the first chunk that may have messages that are in the log as well, and
+// history_span the most positions between the ends of a chunk.
 package history

@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,6 +14,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"signalbox"
+	"signalbox/internal/history/chunk"
 	"signalbox/internal/store"
 )
 
@@ -65,57 +66,84 @@ type Config struct {
 	MaxWait, AckWait time.Duration
 	// RowBytes is the size, before compression, at which a row is closed (default 256 KiB).
 	RowBytes int
-	// MaxPending bounds what waits for a commit, in bytes (default 64 MiB).
+	// MaxPending bounds what waits for a commit, and what waits for the sealer after that, in
+	// bytes (default 64 MiB each).
 	MaxPending int
+	// TailBytes, TailEntries and TailRows bound what is in the log and in no chunk yet: the
+	// memory it takes (default 128 MiB), how far back the oldest entry lies (default 4 Mi
+	// entries, which a start reads again), and in how many rows (default 16 Ki).
+	TailBytes, TailEntries, TailRows int
+	// Shapes is how many forms of messages are known at most (default 65,536); messages of
+	// further forms are kept as they are, which takes more room.
+	Shapes int
+	// Spool is a directory on the local disk where the log goes on while the database server is
+	// away, up to SpoolBytes (default 1 GiB); empty: it waits.
+	Spool      string
+	SpoolBytes int64
 	// Announce hears each entry in log order before it is on disk. It is called with the log
 	// locked: it must not block and must copy what it keeps. May be nil.
 	Announce func(e *signalbox.Entry)
 	Logger   *slog.Logger
 }
 
-// Log is the intake log. Make it with Open, then Restore it, then run Run.
+// Log is the intake log and the chunks behind it. Make it with Open, then Restore it, then
+// run Run.
 type Log struct {
 	cfg Config
 	st  *store.Store
 	enc *zstd.Encoder
 	dec *zstd.Decoder
 
-	// head finds the row of a position, body reads a row's entries; they end with the store.
-	head, body *sql.Stmt
+	// statements of the pool for reading; they end with the store
+	end, mainDown, mainUp, late, rankFirst, rankLast, rankDown, rankNext, byPosition, byTime, byDeviceTime, body, newest, heads, sizes *sql.Stmt
 
 	mu      sync.Mutex
 	rows    []*batch // the last one is being filled
+	fed     []*batch // committed, for the sealer
 	pending int      // bytes in rows
+	lag     int      // bytes in fed
 	due     time.Time
 	next    signalbox.Position
 	micros  int64
-	last    []signalbox.Position // by device: its latest telemetry, or the row that holds it
-	waiters []waiter
 	closed  bool
+	units   []*unit              // for the next commits
+	waiting int                  // bytes in units
+	drop    signalbox.Position   // rows that end before it are no longer needed
+	mark    int64                // chunks before this one have nothing of the log's rows then
+	span    int64                // the most positions between the ends of a chunk
+	kept    []signalbox.Position // the rows that the log consists of, by their first position
+	holds   []*Hold
 
-	free sync.Pool // of *batch: emptied rows, until a garbage collection
+	free, readers, tables sync.Pool // of *batch (emptied), *chunk.Reader, *chunk.Table
 
-	// ready and links are the committing goroutine's own.
-	ready []prepared
-	links []link
-	ended chan struct{} // closed when Run is over
+	ready []prepared // the committing goroutine's own
+
+	spool *spool // nil: none; the committing goroutine's own, like doubt
+	doubt *doubt
+	gone  atomic.Bool // the server was away when last looked for
+
+	shapes  *chunk.Shapes
+	seal    sealer
+	tidy    tidier
+	sealing chan struct{} // wakes the sealer
+	drained chan struct{} // wakes it when units went to disk
 
 	wake      chan struct{}
-	committed atomic.Uint64
+	committed progress
+	sealed    progress // what the sealer has taken up: readers wait for it
 	onCommit  []func(signalbox.Position)
 	rides     []func() (Change, func(error))
 	failure   atomic.Pointer[error]
 	stats     Stats
 }
 
-type waiter struct {
-	pos  signalbox.Position
-	done chan struct{}
-}
-
 // Stats counts what the log did since it was opened.
 type Stats struct {
 	Entries, Telemetry, Commits, Rows, Faults, Refused, RawBytes, StoredBytes atomic.Int64
+	Chunks, ChunkMessages, ChunkBytes, LateMessages                           atomic.Int64 // written
+	Spooled                                                                   atomic.Int64 // gauge: bytes on the local disk alone
+	Unspooled                                                                 atomic.Int64 // rows that went from there into the database
+	Merges, Dropped, Broken                                                   atomic.Int64 // chunks that could not be read
 }
 
 // Open prepares the log over st. Nothing is committed until Run.
@@ -132,6 +160,17 @@ func Open(ctx context.Context, cfg Config, st *store.Store) (*Log, error) {
 	if cfg.MaxPending <= 0 {
 		cfg.MaxPending = 64 << 20
 	}
+	for _, d := range []struct {
+		value *int
+		to    int
+	}{{&cfg.TailBytes, 128 << 20}, {&cfg.TailEntries, 4 << 20}, {&cfg.TailRows, 16 << 10}, {&cfg.Shapes, 1 << 16}} {
+		if *d.value <= 0 {
+			*d.value = d.to
+		}
+	}
+	if cfg.SpoolBytes <= 0 {
+		cfg.SpoolBytes = 1 << 30
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -143,21 +182,96 @@ func Open(ctx context.Context, cfg Config, st *store.Store) (*Log, error) {
 	if err != nil {
 		return nil, fmt.Errorf("zstd: %w", err)
 	}
-	l := &Log{cfg: cfg, st: st, enc: enc, dec: dec, wake: make(chan struct{}, 1), ended: make(chan struct{})}
-	if l.head, err = st.Reader().PrepareContext(ctx, `SELECT id, n, received_us, received_last_us, time_min_us, devices FROM intake WHERE id <= ? ORDER BY id DESC LIMIT 1`); err != nil {
-		return nil, fmt.Errorf("prepare to read the intake log: %w", err)
+	l := &Log{
+		cfg: cfg, st: st, enc: enc, dec: dec, wake: make(chan struct{}, 1), sealing: make(chan struct{}, 1), drained: make(chan struct{}, 1),
+		shapes: chunk.NewShapes(cfg.Shapes),
 	}
-	if l.body, err = st.Reader().PrepareContext(ctx, `SELECT body FROM intake WHERE id = ?`); err != nil {
-		return nil, fmt.Errorf("prepare to read the intake log: %w", err)
+	l.seal.l, l.seal.shapes = l, l.shapes
+	l.tidy.l, l.tidy.queue = l, make(chan signalbox.DeviceID, mergeQueue)
+	l.committed.ended, l.sealed.ended = make(chan struct{}), make(chan struct{})
+	return l, l.load(ctx)
+}
+
+// load reads what the database has.
+func (l *Log) load(ctx context.Context) error {
+	const (
+		whole = `SELECT id, t0, t1, p0, p1, n, base, 0, body FROM chunk WHERE device = ? AND `
+		head  = `SELECT id, t0, t1, p0, p1, n, base, 0, NULL FROM chunk WHERE device = ? AND `
+	)
+	r := l.st.Reader()
+	for _, p := range []struct {
+		to   **sql.Stmt
+		text string
+	}{
+		{&l.end, `SELECT t1, base + n FROM chunk WHERE device = ? AND late = 0 ORDER BY t0 DESC, p0 DESC LIMIT 1`},
+		{&l.mainDown, whole + `late = 0 AND t0 <= ? AND (t0 < ? OR p0 < ?) ORDER BY t0 DESC, p0 DESC LIMIT ?`},
+		{&l.mainUp, whole + `late = 0 AND t0 >= ? AND (t0 > ? OR p0 > ?) ORDER BY t0, p0 LIMIT ?`},
+		{&l.late, whole + `late = 1 AND t0 <= ? AND t1 >= ? AND id > ? ORDER BY id LIMIT ?`},
+		{&l.newest, whole + `late = 0 ORDER BY t0 DESC, p0 DESC LIMIT ?`},
+		{&l.heads, `SELECT id, device, t1 FROM chunk`},
+		{&l.sizes, `SELECT id, LENGTH(body) FROM chunk WHERE device = ? ORDER BY t1 DESC, id DESC`},
+		{&l.byPosition, `SELECT id, device, p0, p1, p0 FROM chunk WHERE p0 >= ? AND p0 <= ? AND p1 >= ?`},
+		{&l.byTime, `SELECT id, device, t0, t1, p0 FROM chunk WHERE t0 <= ? AND t1 >= ? AND device > 0`},
+		{&l.byDeviceTime, `SELECT id, device, t0, t1, p0 FROM chunk WHERE device = ? AND t0 <= ? AND t1 >= ?`},
+		{&l.body, `SELECT body FROM chunk WHERE id = ?`},
+		{&l.rankFirst, head + `late = 0 ORDER BY t0, p0 LIMIT 1`},
+		{&l.rankLast, head + `late = 0 AND p1 < ? ORDER BY t0 DESC, p0 DESC LIMIT 1`},
+		{&l.rankDown, head + `late = 0 AND t0 <= ? ORDER BY t0 DESC, p0 DESC LIMIT 1`},
+		{&l.rankNext, head + `late = 0 AND t0 >= ? AND (t0 > ? OR p0 > ?) ORDER BY t0, p0 LIMIT 1`},
+	} {
+		var err error
+		if *p.to, err = r.PrepareContext(ctx, p.text); err != nil {
+			return fmt.Errorf("prepare to read history: %w", err)
+		}
+	}
+	if l.cfg.Spool != "" {
+		var err error
+		if l.spool, err = openSpool(l.cfg.Spool, l.cfg.SpoolBytes); err != nil {
+			return err
+		}
+		if err := l.unspool(ctx, func(packedRow) error { return nil }); err != nil {
+			return err
+		}
 	}
 	var end, micros int64
-	err = st.Reader().QueryRowContext(ctx, `SELECT COALESCE(MAX(id + n), 1), COALESCE(MAX(received_last_us), 0) FROM (SELECT id, n, received_last_us FROM intake ORDER BY id DESC LIMIT 1)`).Scan(&end, &micros)
+	err := r.QueryRowContext(ctx, `SELECT COALESCE(MAX(id + n), 1), COALESCE(MAX(received_last_us), 0) FROM (SELECT id, n, received_last_us FROM intake ORDER BY id DESC LIMIT 1) AS last`).Scan(&end, &micros)
 	if err != nil {
-		return nil, fmt.Errorf("read the end of the intake log: %w", err)
+		return fmt.Errorf("read the end of the intake log: %w", err)
 	}
 	l.next, l.micros = signalbox.Position(end), micros
-	l.committed.Store(uint64(end - 1))
-	return l, nil
+	l.committed.reach(signalbox.Position(end - 1))
+	var newest int64
+	if err := r.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM chunk`).Scan(&newest); err != nil {
+		return fmt.Errorf("read the newest chunk: %w", err)
+	}
+	l.seal.next.Store(newest)
+	text, err := l.st.Meta(ctx, spanName)
+	if err != nil {
+		return err
+	}
+	if text != "" {
+		if l.span, err = strconv.ParseInt(text, 10, 64); err != nil {
+			return fmt.Errorf("the stored %s %q is no number: %w", spanName, text, err)
+		}
+	}
+	shapes, err := r.QueryContext(ctx, `SELECT id, body FROM shape ORDER BY id`)
+	if err != nil {
+		return fmt.Errorf("read the forms of messages: %w", err)
+	}
+	defer func() { _ = shapes.Close() }() // Err tells of faults
+	for shapes.Next() {
+		var (
+			id   int64
+			text []byte
+		)
+		if err := shapes.Scan(&id, &text); err != nil {
+			return fmt.Errorf("read the forms of messages: %w", err)
+		}
+		if err := l.shapes.Load(chunk.ShapeID(id), text); err != nil {
+			return fmt.Errorf("the form %d of messages: %w", id, err)
+		}
+	}
+	return shapes.Err()
 }
 
 // Stats gives the live counters.
@@ -177,7 +291,7 @@ func (l *Log) Append(e *signalbox.Entry, u Urgency, change Change) error {
 	if l.closed {
 		return errStopping()
 	}
-	if l.pending > 0 && l.pending+len(e.Body)+entryHead > l.cfg.MaxPending {
+	if l.pending > 0 && l.pending+len(e.Body)+entryHead > l.cfg.MaxPending || l.lag > l.cfg.MaxPending {
 		l.stats.Refused.Add(1)
 		return ErrFull
 	}
@@ -189,9 +303,8 @@ func (l *Log) Append(e *signalbox.Entry, u Urgency, change Change) error {
 	}
 	l.next++
 	b := l.filling()
-	if e.Kind == signalbox.EntryTelemetry {
+	if e.Kind.IsTelemetry() {
 		b.telemetry++
-		l.chain(b, e.Device)
 	}
 	before := len(b.buf)
 	b.add(e)
@@ -199,7 +312,7 @@ func (l *Log) Append(e *signalbox.Entry, u Urgency, change Change) error {
 	if change != nil {
 		b.changes = append(b.changes, change)
 	}
-	if l.cfg.Announce != nil {
+	if l.cfg.Announce != nil && e.Kind != signalbox.EntryImported {
 		l.cfg.Announce(e)
 	}
 	wait := l.cfg.MaxWait
@@ -211,10 +324,7 @@ func (l *Log) Append(e *signalbox.Entry, u Urgency, change Change) error {
 	}
 	if due := now.Add(wait); l.due.IsZero() || due.Before(l.due) {
 		l.due = due
-		select {
-		case l.wake <- struct{}{}:
-		default:
-		}
+		nudge(l.wake)
 	}
 	return nil
 }
@@ -238,23 +348,8 @@ func (l *Log) filling() *batch {
 	return b
 }
 
-// chain notes the first telemetry of device in b, with where its previous one is.
-func (l *Log) chain(b *batch, device signalbox.DeviceID) {
-	l.grow(device)
-	if prev := l.last[device]; prev < b.first {
-		b.devices = append(b.devices, link{device: device, prev: prev})
-		l.last[device] = b.first
-	}
-}
-
-func (l *Log) grow(device signalbox.DeviceID) {
-	if int(device) >= len(l.last) {
-		l.last = append(l.last, make([]signalbox.Position, int(device)+1-len(l.last)+len(l.last)/4)...)
-	}
-}
-
 // Committed implements Appender.
-func (l *Log) Committed() signalbox.Position { return signalbox.Position(l.committed.Load()) }
+func (l *Log) Committed() signalbox.Position { return l.committed.now() }
 
 // Head is the position of the newest entry, on disk or not.
 func (l *Log) Head() signalbox.Position {
@@ -286,33 +381,7 @@ func (l *Log) Err() error {
 }
 
 // Wait implements Appender.
-func (l *Log) Wait(ctx context.Context, p signalbox.Position) error {
-	l.mu.Lock()
-	if l.Committed() >= p {
-		l.mu.Unlock()
-		return nil
-	}
-	w := waiter{pos: p, done: make(chan struct{})}
-	l.waiters = append(l.waiters, w)
-	l.mu.Unlock()
-	select {
-	case <-w.done:
-		return nil
-	case <-l.ended:
-	case <-ctx.Done():
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	i := slices.IndexFunc(l.waiters, func(other waiter) bool { return other.done == w.done })
-	if i < 0 {
-		return nil // committed in the last moment
-	}
-	l.waiters = slices.Delete(l.waiters, i, i+1)
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	return errStopping() // Run is over and has not committed p
-}
+func (l *Log) Wait(ctx context.Context, p signalbox.Position) error { return l.committed.wait(ctx, p) }
 
 func errStopping() error {
 	return signalbox.Errorf(signalbox.KindUnavailable, "stopping", "the hub is stopping")

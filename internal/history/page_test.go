@@ -2,6 +2,7 @@ package history_test
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -122,6 +123,7 @@ func checkPages(t *testing.T, b *bench, rng *rand.Rand, devices int, m model) {
 			t.Fatalf("%+v:\n got %v\nwant %v", q, brief(got), brief(want))
 		}
 	}
+	checkQuestions(t, b, rng, devices, m)
 	// Paging through gives everything once.
 	for _, order := range []history.Order{history.NewestFirst, history.OldestFirst} {
 		for device := range devices {
@@ -162,25 +164,14 @@ func TestPageAgreesWithModel(t *testing.T) {
 			rng := rand.New(rand.NewPCG(seed, 99))
 			devices := 1 + rng.IntN(6)
 			dir := t.TempDir()
-			b := start(t, dir, history.Config{RowBytes: 200 + rng.IntN(4000)})
+			cfg := history.Config{RowBytes: 200 + rng.IntN(4000), TailEntries: 1 + rng.IntN(100)}
+			b := start(t, dir, cfg)
 			m := randomHistory(t, b, rng, devices, 300, nil)
 			checkPages(t, b, rng, devices, m)
 
 			// The same answers after a restart, wherever the checkpoint was, and chains go on.
 			for _, checkpoint := range []signalbox.Position{0, signalbox.Position(rng.IntN(300)), signalbox.Position(len(m))} {
-				known := map[signalbox.DeviceID]signalbox.Position{}
-				for _, e := range m[:checkpoint] {
-					if e.Kind == signalbox.EntryTelemetry {
-						known[e.Device] = e.Position
-					}
-				}
-				// A state may have been stored after the checkpoint began, and so know more.
-				for _, e := range m[checkpoint:] {
-					if e.Kind == signalbox.EntryTelemetry && rng.IntN(10) == 0 {
-						known[e.Device] = e.Position
-					}
-				}
-				b = b.reopen(t, dir, checkpoint, known)
+				b = b.reopen(t, dir, cfg, checkpoint)
 				checkPages(t, b, rng, devices, m)
 				m = randomHistory(t, b, rng, devices, 50, m)
 				checkPages(t, b, rng, devices, m)
@@ -192,7 +183,7 @@ func TestPageAgreesWithModel(t *testing.T) {
 // TestPageWhileWriting holds that questions asked beside a busy log are answered with what
 // was committed when they began, at least, and never with a gap.
 func TestPageWhileWriting(t *testing.T) {
-	b := start(t, t.TempDir(), history.Config{RowBytes: 2 << 10})
+	b := start(t, t.TempDir(), history.Config{RowBytes: 2 << 10, TailEntries: 1000})
 	const n = 20_000
 	done := make(chan error, 1)
 	go func() {
@@ -254,5 +245,166 @@ func TestPageRefuses(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// checkQuestions compares the other ways to ask with the model.
+func checkQuestions(t *testing.T, b *bench, rng *rand.Rand, devices int, m model) {
+	t.Helper()
+	from := signalbox.Position(rng.IntN(len(m)) + 1)
+	for i, e := range b.all(t, from) {
+		if w := m[int(from)-1+i]; e.Device != w.Device || e.Kind != w.Kind || e.TimeMicros != w.TimeMicros || e.ReceivedMicros != w.ReceivedMicros || string(e.Body) != string(w.Body) {
+			t.Fatalf("the scan gives %+v, want %+v", e, w)
+		}
+	}
+	if n := len(b.all(t, 1)); n != len(m) {
+		t.Fatalf("the scan gives %d entries of %d", n, len(m))
+	}
+	checkTimes(t, b, rng, devices, m)
+	for device := signalbox.DeviceID(1); int(device) <= devices; device++ {
+		all := m.page(history.Query{Device: device, Order: history.OldestFirst, Limit: history.MaxPage})
+		for range 20 {
+			row, limit := rng.IntN(len(all)+2), 1+rng.IntN(5)
+			got, err := b.log.PageAt(t.Context(), device, int64(row), limit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lo := min(row, len(all))
+			if want := all[lo:min(lo+limit, len(all))]; !samePage(got, want) {
+				t.Fatalf("row %d of device %d:\n got %v\nwant %v", row, device, brief(got), brief(want))
+			}
+		}
+		checkBuckets(t, b, rng, device, all)
+		if len(all) > 0 {
+			k := rng.IntN(len(all))
+			got, ok, err := b.log.AsOf(t.Context(), device, all[k].Time)
+			for k+1 < len(all) && all[k+1].Time.Equal(all[k].Time) {
+				k++
+			}
+			if err != nil || !ok || got.Position != all[k].Position {
+				t.Fatalf("as of %v: %+v, %v, %v; want %+v", all[k].Time, got, ok, err, all[k])
+			}
+		}
+	}
+}
+
+func checkBuckets(t *testing.T, b *bench, rng *rand.Rand, device signalbox.DeviceID, all []signalbox.Telemetry) {
+	t.Helper()
+	if len(all) < 2 {
+		return
+	}
+	i, j := rng.IntN(len(all)), rng.IntN(len(all))
+	q := history.BucketQuery{Device: device, Fields: []string{"n", "x"}, From: all[min(i, j)].Time, To: all[max(i, j)].Time.Add(time.Microsecond), N: 1 + rng.IntN(20)}
+	got, err := b.log.Buckets(t.Context(), q)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := make([]history.Bucket, q.N)
+	for _, m := range all {
+		if m.Time.Before(q.From) || !m.Time.Before(q.To) {
+			continue
+		}
+		var body struct{ N float64 }
+		if err := json.Unmarshal(m.Object, &body); err != nil {
+			t.Fatal(err)
+		}
+		w := &want[m.Time.Sub(q.From)/q.Width()]
+		if w.Count == 0 {
+			w.Min, w.Max = body.N, body.N
+		}
+		w.Count++
+		w.Min, w.Max, w.Sum, w.Last = min(w.Min, body.N), max(w.Max, body.N), w.Sum+body.N, body.N
+	}
+	for k := range want {
+		g, w := got[0][k], want[k]
+		if g.Count != w.Count || g.Count > 0 && (g.Min != w.Min || g.Max != w.Max || g.Sum != w.Sum || g.Last != w.Last) || got[1][k].Count != 0 {
+			t.Fatalf("bucket %d of %d: %+v, want %+v", k, q.N, g, w)
+		}
+	}
+}
+
+// checkTimes compares a scan in time order with the model.
+func checkTimes(t *testing.T, b *bench, rng *rand.Rand, devices int, m model) {
+	t.Helper()
+	for range 10 {
+		r := randomQuery(rng, devices, m)
+		q := history.ScanQuery{From: r.From, To: r.To}
+		if rng.IntN(2) == 0 {
+			q.Devices = []signalbox.DeviceID{}
+			for d := range devices {
+				if rng.IntN(2) == 0 {
+					q.Devices = append(q.Devices, signalbox.DeviceID(d+1))
+				}
+			}
+		}
+		want := slices.DeleteFunc(slices.Clone(m), func(e signalbox.Entry) bool {
+			return e.Kind != signalbox.EntryTelemetry || !q.From.IsZero() && e.TimeMicros < q.From.UnixMicro() || !q.To.IsZero() && e.TimeMicros >= q.To.UnixMicro() ||
+				q.Devices != nil && !slices.Contains(q.Devices, e.Device)
+		})
+		slices.SortFunc(want, func(a, b signalbox.Entry) int {
+			return cmp.Or(cmp.Compare(a.TimeMicros, b.TimeMicros), cmp.Compare(a.Position, b.Position))
+		})
+		var got []signalbox.Entry
+		err := b.log.ScanTime(t.Context(), q, func(e *signalbox.Entry) error {
+			kept := *e
+			kept.Body = slices.Clone(e.Body)
+			got = append(got, kept)
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.EqualFunc(got, want, func(x, y signalbox.Entry) bool {
+			return x.Position == y.Position && x.Device == y.Device && string(x.Body) == string(y.Body)
+		}) {
+			t.Fatalf("%+v gives %d entries, want %d", q, len(got), len(want))
+		}
+	}
+}
+
+// TestRetention drops what is old, and what is too much, and nothing else.
+func TestRetention(t *testing.T) {
+	b := start(t, t.TempDir(), history.Config{TailEntries: 64})
+	rng := rand.New(rand.NewPCG(7, 7))
+	m := randomHistory(t, b, rng, 3, 2000, nil)
+	all := m.page(history.Query{Device: 1, Order: history.OldestFirst, Limit: history.MaxPage})
+	cut := all[len(all)/2].Time
+	dropped, err := b.log.DropBefore(t.Context(), func(d signalbox.DeviceID) time.Time {
+		if d == 1 {
+			return cut
+		}
+		return time.Time{}
+	})
+	if err != nil || dropped.Messages == 0 || dropped.Bytes == 0 {
+		t.Fatalf("%+v, %v", dropped, err)
+	}
+	page, err := b.log.Page(t.Context(), history.Query{Device: 1, Order: history.OldestFirst, Limit: history.MaxPage})
+	if err != nil || len(page) != len(all)-int(dropped.Messages) {
+		t.Fatalf("%d messages of %d are left after %+v, %v", len(page), len(all), dropped, err)
+	}
+	kept := map[signalbox.Position]bool{}
+	for _, m := range page {
+		kept[m.Position] = true
+	}
+	for _, m := range all {
+		if !m.Time.Before(cut) && !kept[m.Position] {
+			t.Errorf("%v of %v is gone, though it is not before %v", m.Position, m.Time, cut)
+		}
+	}
+	for device := signalbox.DeviceID(2); device <= 3; device++ {
+		q := history.Query{Device: device, Limit: history.MaxPage}
+		if page, err := b.log.Page(t.Context(), q); err != nil || !samePage(page, m.page(q)) {
+			t.Errorf("device %d lost something: %v", device, err)
+		}
+	}
+	before := m.page(history.Query{Device: 2, Limit: history.MaxPage})
+	if dropped, err = b.log.DropOver(t.Context(), 2, 2000); err != nil || dropped.Messages == 0 {
+		t.Fatalf("%+v, %v", dropped, err)
+	}
+	if page, err = b.log.Page(t.Context(), history.Query{Device: 2, Limit: history.MaxPage}); err != nil || len(page) != len(before)-int(dropped.Messages) {
+		t.Errorf("%d of %d messages are left after %+v, %v", len(page), len(before), dropped, err)
+	}
+	if again, err := b.log.DropOver(t.Context(), 2, 2000); err != nil || again != (history.Dropped{}) {
+		t.Errorf("the second time it dropped %+v, %v", again, err)
 	}
 }

@@ -59,6 +59,7 @@ func (r *Registry) Checkpoint(ctx context.Context, log *history.Log) (int, error
 	})
 	if err == nil {
 		r.checkpoint = at
+		r.hold.Release(at)
 	}
 	return done, err
 }

@@ -36,6 +36,7 @@ type Registry struct {
 	dirtyMu    sync.Mutex
 	dirty      []*Device
 	checkpoint signalbox.Position
+	hold       *history.Hold // what follows the checkpoint stays in the log
 }
 
 // New makes an empty registry over st.
@@ -70,14 +71,9 @@ func (r *Registry) Load(ctx context.Context, log *history.Log) error {
 		}
 		r.checkpoint = signalbox.Position(p)
 	}
-	known := func(yield func(signalbox.DeviceID, signalbox.Position)) {
-		for _, d := range r.byID {
-			if d != nil {
-				yield(d.ID, d.state.Position)
-			}
-		}
-	}
-	if err := log.Restore(ctx, r.checkpoint, known, func(e *signalbox.Entry) error { return r.replay(e) }); err != nil {
+	r.hold = log.Hold()
+	r.hold.Release(r.checkpoint)
+	if err := log.Restore(ctx, r.checkpoint, func(e *signalbox.Entry) error { return r.replay(e) }); err != nil {
 		return err
 	}
 	return r.st.Shrink(ctx)

@@ -17,11 +17,12 @@ import (
 	"signalbox/internal/registry"
 	"signalbox/internal/session"
 	"signalbox/internal/store"
+	"signalbox/internal/store/storetest"
 )
 
 func open(tb testing.TB, dir string) (*registry.Registry, *store.Store) {
 	tb.Helper()
-	st, err := store.Open(context.Background(), store.Config{Dir: dir})
+	st, err := store.Open(context.Background(), storetest.Config(tb, dir))
 	if err != nil {
 		tb.Fatal(err)
 	}

@@ -59,6 +59,8 @@ func NewSwarm(cfg SwarmConfig) (*Swarm, error) {
 // (version 2: auth_ok heard; version 1: a ping behind the auth answered), or upgraded when there is no protocol.
 // Refused connections are tried again every 10 ms until ctx ends.
 func (s *Swarm) Connect(ctx context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectPatience)
+	defer cancel()
 	start := time.Now()
 	err := s.do(ctx, func(w *worker) job { return newConnecting(w) })
 	if err != nil {
@@ -69,6 +71,9 @@ func (s *Swarm) Connect(ctx context.Context) (time.Duration, error) {
 	}
 	return time.Since(start), nil
 }
+
+// connectPatience is how long connecting may take: a hub may refuse some for ever.
+const connectPatience = 2 * time.Minute
 
 // Send sends l. Its end is when the hub has answered a ping behind the last message of each connection.
 func (s *Swarm) Send(ctx context.Context, l Load) (Sent, error) {

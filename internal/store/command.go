@@ -23,16 +23,17 @@ func (tx *Tx) PutCommand(ctx context.Context, c *signalbox.Command, active bool)
 	}
 	// A change may still be on its way when its device is deleted: it must not come back.
 	_, err = tx.Exec(ctx, `INSERT INTO command (id, device, active, idempotency_key, created_ms, body)
-		SELECT ?1, ?2, ?3, ?4, ?5, ?6 WHERE EXISTS (SELECT 1 FROM device WHERE id = ?2)
+		SELECT ?, id, ?, ?, ?, ? FROM device WHERE id = ?
 		ON CONFLICT (id) DO UPDATE SET active = excluded.active, body = excluded.body`,
-		c.ID, c.To, active, key, ms(c.CreatedAt), body)
+		c.ID, active, key, ms(c.CreatedAt), body, c.To)
 	return wrap("store command", err)
 }
 
 // PruneCommands deletes up to limit ended commands whose ID sorts before the given one,
 // and says how many.
 func (tx *Tx) PruneCommands(ctx context.Context, before string, limit int) (int64, error) {
-	res, err := tx.Exec(ctx, `DELETE FROM command WHERE id IN (SELECT id FROM command WHERE active = 0 AND id < ? ORDER BY id LIMIT ?)`, before, limit)
+	res, err := tx.Exec(ctx, `DELETE FROM command WHERE id IN (SELECT id FROM (SELECT id FROM command WHERE active = 0 AND id < ? ORDER BY id LIMIT ?) AS old)`,
+		before, limit)
 	if err != nil {
 		return 0, fmt.Errorf("prune commands: %w", err)
 	}

@@ -28,19 +28,22 @@ type Device struct {
 
 // InsertDevice stores d under a new ID and returns it. A taken name gives KindConflict.
 func (tx *Tx) InsertDevice(ctx context.Context, d Device) (signalbox.DeviceID, error) {
-	res, err := tx.Exec(ctx, `INSERT INTO device (name, type, secret_kind, secret, disabled, created_ms) VALUES (?,?,?,?,?,?) ON CONFLICT (name) DO NOTHING`,
-		d.Name, d.Type, d.Secret.Kind, d.Secret.Sum[:], d.Disabled, ms(d.CreatedAt))
+	var id int64
+	err := tx.QueryRow(ctx, `INSERT INTO device (name, type, secret_kind, secret, disabled, created_ms)
+		SELECT ?,?,?,?,?,? WHERE NOT EXISTS (SELECT 1 FROM device WHERE name = ?) RETURNING id`,
+		[]any{d.Name, d.Type, d.Secret.Kind, d.Secret.Sum[:], d.Disabled, ms(d.CreatedAt), d.Name}, &id)
 	if err != nil {
-		return 0, fmt.Errorf("insert device: %w", err)
-	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return 0, errors.Join(signalbox.Errorf(signalbox.KindConflict, "name_taken", "a device named %q exists already", d.Name), err)
-	}
-	id, err := res.LastInsertId()
-	if err != nil {
-		return 0, fmt.Errorf("insert device: %w", err)
+		return 0, inserted("device", d.Name, err)
 	}
 	return signalbox.DeviceID(id), nil //nolint:gosec // counted from 1, one a device
+}
+
+// inserted explains why a row with a name of its own was not inserted.
+func inserted(what, name string, err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return signalbox.Errorf(signalbox.KindConflict, "name_taken", "a %s named %q exists already", what, name)
+	}
+	return fmt.Errorf("insert %s: %w", what, err)
 }
 
 // UpdateDevice overwrites type, secret and the disabled mark of the device d.ID.
@@ -78,9 +81,11 @@ type DeviceState struct {
 
 // PutDeviceState stores a snapshot of one device's state; nothing when the device is gone.
 func (tx *Tx) PutDeviceState(ctx context.Context, s *DeviceState) error {
-	// SQLite integers are signed: the unsigned marks travel as the same 64 bits.
-	_, err := tx.Exec(ctx, `INSERT OR REPLACE INTO device_state (device, position, received_us, time_us, boot, seq, body, online, since_us, address)
-		SELECT id,?,?,?,?,?,?,?,?,? FROM device WHERE id = ?`,
+	// The databases' integers are signed: the unsigned marks travel as the same 64 bits.
+	_, err := tx.Exec(ctx, `INSERT INTO device_state (device, position, received_us, time_us, boot, seq, body, online, since_us, address)
+		SELECT id,?,?,?,?,?,?,?,?,? FROM device WHERE id = ?
+		ON CONFLICT (device) DO UPDATE SET position = excluded.position, received_us = excluded.received_us, time_us = excluded.time_us, boot = excluded.boot,
+		seq = excluded.seq, body = excluded.body, online = excluded.online, since_us = excluded.since_us, address = excluded.address`,
 		int64(s.Position), s.ReceivedMicros, s.TimeMicros, int64(s.Boot), int64(s.Seq), s.Body, s.Online, s.SinceMicros, s.Address, s.Device)
 	return wrap("store device state", err)
 }

@@ -80,7 +80,7 @@ func noise(n int) []byte {
 }
 
 func insertRow(ctx context.Context, tx *store.Tx, id int, body []byte) error {
-	_, err := tx.Exec(ctx, `INSERT INTO intake (id, n, received_us, received_last_us, time_min_us, devices, body) VALUES (?,1,0,0,0,x'',?)`, id, body)
+	_, err := tx.Exec(ctx, `INSERT INTO intake (id, n, received_us, received_last_us, body) VALUES (?,1,0,0,?)`, id, body)
 	return err
 }
 
@@ -88,7 +88,7 @@ func insertRow(ctx context.Context, tx *store.Tx, id int, body []byte) error {
 func TestWriteAheadFileStaysSmall(t *testing.T) {
 	const (
 		checkpoint = 1 << 20
-		total      = 48 << 20
+		total      = 96 << 20
 		each       = 128 << 10
 	)
 	s := open(t, store.Config{CheckpointBytes: checkpoint})

@@ -3,8 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
-	"fmt"
 
 	"signalbox"
 )
@@ -12,16 +10,13 @@ import (
 // InsertPerson stores u with a bcrypt hash under a new ID and returns it; u.ID is not
 // looked at. A taken name gives KindConflict.
 func (tx *Tx) InsertPerson(ctx context.Context, u signalbox.User, hash string) (int64, error) {
-	res, err := tx.Exec(ctx, `INSERT INTO person (name, password_hash, created_ms) VALUES (?,?,?) ON CONFLICT (name) DO NOTHING`,
-		u.Name, hash, ms(u.CreatedAt))
+	var id int64
+	err := tx.QueryRow(ctx, `INSERT INTO person (name, password_hash, created_ms) SELECT ?,?,? WHERE NOT EXISTS (SELECT 1 FROM person WHERE name = ?) RETURNING id`,
+		[]any{u.Name, hash, ms(u.CreatedAt), u.Name}, &id)
 	if err != nil {
-		return 0, fmt.Errorf("insert person: %w", err)
+		return 0, inserted("user", u.Name, err)
 	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return 0, errors.Join(signalbox.Errorf(signalbox.KindConflict, "name_taken", "a user named %q exists already", u.Name), err)
-	}
-	id, err := res.LastInsertId()
-	return id, wrap("insert person", err)
+	return id, nil
 }
 
 // UpdatePersonHash replaces a person's password hash and ends their logins.

@@ -1,13 +1,13 @@
 package store_test
 
 import (
-	"path/filepath"
 	"reflect"
 	"testing"
 	"time"
 
 	"signalbox"
 	"signalbox/internal/store"
+	"signalbox/internal/store/storetest"
 )
 
 var made = time.Date(2024, 5, 6, 7, 8, 9, 123e6, time.UTC)
@@ -49,8 +49,11 @@ func addPerson(t *testing.T, s *store.Store, name string) int64 {
 	return id
 }
 
-func TestPeople(t *testing.T) {
-	s := open(t, store.Config{})
+func TestPeople(t *testing.T) { storetest.Each(t, testPeople) }
+
+func testPeople(t *testing.T, db *storetest.Database) {
+	t.Helper()
+	s := db.Open(t).Store
 	ann, bob := addPerson(t, s, "ann"), addPerson(t, s, "bob")
 	_, err := s.AddPerson(t.Context(), signalbox.User{Name: "ann", CreatedAt: made}, "other")
 	if signalbox.KindOf(err) != signalbox.KindConflict || signalbox.CodeOf(err) != "name_taken" {
@@ -81,9 +84,11 @@ func TestPeople(t *testing.T) {
 	}
 }
 
-func TestTokens(t *testing.T) {
-	dir := t.TempDir()
-	s := open(t, store.Config{Dir: filepath.Clean(dir)})
+func TestTokens(t *testing.T) { storetest.Each(t, testTokens) }
+
+func testTokens(t *testing.T, db *storetest.Database) {
+	t.Helper()
+	s := db.Open(t).Store
 	a := signalbox.Token{Name: "a", Scope: signalbox.ScopeRead, CreatedBy: "ann", CreatedAt: made}
 	b := signalbox.Token{Name: "b", Scope: signalbox.ScopeAdmin, CreatedBy: "bob", CreatedAt: made, ExpiresAt: made.Add(time.Hour)}
 	var err error
@@ -127,8 +132,11 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-func TestLogins(t *testing.T) {
-	s := open(t, store.Config{})
+func TestLogins(t *testing.T) { storetest.Each(t, testLogins) }
+
+func testLogins(t *testing.T, db *storetest.Database) {
+	t.Helper()
+	s := db.Open(t).Store
 	ann := addPerson(t, s, "ann")
 	for i := range 3 {
 		// Stored newest first, read oldest first.

@@ -3,76 +3,82 @@ package store
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
-	"net/url"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/pressly/goose/v3"
-	"modernc.org/sqlite"
-	sqlite3 "modernc.org/sqlite/lib"
 
 	"signalbox"
 )
 
-const (
-	// pageBytes is SQLite's default page size.
-	pageBytes = 4096
-	// readerCache and scanCache are page caches of a connection, in bytes. SQLite's memory is
-	// mapped in blocks, which one page in use keeps: what a scan has read once stays.
-	readerCache = 4 << 20
-	scanCache   = 256 << 10
-	// busyWait is how long a connection waits for a lock of another process, such as a tool
-	// that looks at the database; within this one nobody waits for SQLite's locks.
-	busyWait = 10 * time.Second
-)
-
-//go:embed migrations/*.sql
-var migrations embed.FS
-
 // Config says where the database is and how it may use the machine.
 type Config struct {
-	// Dir is the data directory; the database is Dir/signalbox.db.
+	// Dir is the data directory; without a URL the database is Dir/signalbox.db.
 	Dir string
+	// URL is the address of a database on a server, see CheckURL; empty for SQLite in Dir.
+	URL string
+	// Password is that of the URL's user, where the URL holds none.
+	Password string
 	// CacheBytes is SQLite's page cache a connection (default 64 MiB for the writer).
 	CacheBytes int
-	// CheckpointBytes is the size of the write-ahead file from which its pages are moved
+	// CheckpointBytes is the size of SQLite's write-ahead file from which its pages are moved
 	// into the database in the background (default 16 MiB).
 	CheckpointBytes int64
+	// MaxValue is the size of the largest value that will be stored, in bytes (default
+	// 15 MiB). A server that would not take it is refused.
+	MaxValue int
 	// Readers is how many reads may run at once (default 4).
 	Readers int
+	// ConnectTimeout bounds the making of a connection to a server, and beyond that the wait
+	// for another hub to let go of the database (default 5 s).
+	ConnectTimeout time.Duration
+	// Timeout is the silence after which a server counts as gone in the middle of a
+	// statement (default 30 s).
+	Timeout time.Duration
 	Logger  *slog.Logger
 }
 
 // Store is the open database. All methods may be called from any goroutine.
 type Store struct {
-	cfg  Config
-	path string
-	db   *sql.DB // for writing: one connection, lent to write for good
-	read *sql.DB
-	scan *sql.DB // for reading whole tables, each page once: no cache to speak of, closed after use
-	// checkpointer is a connection of its own, so that moving pages does not stop the writer.
-	checkpointer *sql.DB
-	mu           sync.Mutex // held for the length of a write transaction
-	write        *sql.Conn
-	stmts        map[string]*sql.Stmt // of write; only constant texts, so it stays small
+	cfg    Config
+	engine engine
+	where  string
+	read   *sql.DB
+	scan   *sql.DB // for reading whole tables, each page once: no cache to speak of, closed after use
 
-	written atomic.Bool // something was committed since the checkpointer last looked
-	stop    context.CancelFunc
-	done    sync.WaitGroup
+	mu    sync.Mutex           // held for the length of a write transaction
+	write *sql.Conn            // nil while a server is away
+	stmts map[string]*sql.Stmt // of write; only constant texts, so it stays small
+
+	stop context.CancelFunc
+	done sync.WaitGroup
 }
 
-// Open opens the database in cfg.Dir, makes it if it is missing, and brings its
-// tables to this version. A database of a newer version is refused with
-// KindConflict, a directory that cannot be used with KindUnavailable.
+// An engine is what one kind of database does in its own way. Store.mu is held around
+// begin, commit and rollback, which are not given a context that ends.
+type engine interface {
+	// open makes Store.read, scan and write, and brings the tables to this version.
+	open(ctx context.Context) error
+	close() error
+	// begin, commit and rollback bracket a transaction of Store.write. After an error of begin
+	// or commit there is no transaction any more.
+	begin(ctx context.Context) error
+	commit(ctx context.Context) error
+	rollback(ctx context.Context)
+	// statement gives the context for a statement of a transaction whose caller's is ctx.
+	statement(ctx context.Context) (context.Context, error)
+	// explain makes a sentence of an error where it can.
+	explain(err error) error
+	// run does what goes on in the background until ctx ends.
+	run(ctx context.Context)
+}
+
+// Open opens the database, makes what is missing in it, and brings its tables to this
+// version. A database of a newer version, or one that another hub has open, is refused with
+// KindConflict; what cannot be used or reached gives KindUnavailable, a wrong URL
+// KindInvalid.
 func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.CacheBytes <= 0 {
 		cfg.CacheBytes = 64 << 20
@@ -83,128 +89,86 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Readers <= 0 {
 		cfg.Readers = 4
 	}
+	if cfg.MaxValue <= 0 {
+		cfg.MaxValue = 15 << 20
+	}
+	if cfg.ConnectTimeout <= 0 {
+		cfg.ConnectTimeout = 5 * time.Second
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 30 * time.Second
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{cfg: cfg, path: filepath.Join(cfg.Dir, "signalbox.db"), stmts: map[string]*sql.Stmt{}}
-	if err := s.open(ctx); err != nil {
-		return nil, errors.Join(err, s.closeDatabases())
+	s := &Store{cfg: cfg, stmts: map[string]*sql.Stmt{}}
+	if cfg.URL == "" {
+		e := &lite{s: s, path: filepath.Join(cfg.Dir, "signalbox.db")}
+		s.engine, s.where = e, "SQLite in "+e.path
+	} else {
+		e, err := newServer(s)
+		if err != nil {
+			return nil, err
+		}
+		s.engine = e
+	}
+	if err := s.engine.open(ctx); err != nil {
+		return nil, errors.Join(err, s.closeAll())
 	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
 	s.stop = stop
-	s.done.Go(func() { s.runCheckpoints(background) })
+	s.done.Go(func() { s.engine.run(background) })
 	return s, nil
 }
 
-func (s *Store) open(ctx context.Context) error {
-	// The file is made by us and not by SQLite, so that it is private from the first byte.
-	f, err := os.OpenFile(s.path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return signalbox.Wrap(signalbox.KindUnavailable, "data_unusable", err, "the database %s cannot be opened for writing (%s)", s.path, cause(err))
-	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("close %s: %w", s.path, err)
-	}
-	if s.db, err = sql.Open("sqlite", s.dsn(s.cfg.CacheBytes, busyWait, "auto_vacuum(incremental)", "journal_mode(wal)", "synchronous(full)")); err != nil {
-		return fmt.Errorf("open %s: %w", s.path, err)
-	}
-	s.db.SetMaxOpenConns(1)
-	if s.read, err = sql.Open("sqlite", s.dsn(readerCache, busyWait, "query_only(1)")); err != nil {
-		return fmt.Errorf("open %s: %w", s.path, err)
-	}
-	if s.scan, err = sql.Open("sqlite", s.dsn(scanCache, busyWait, "query_only(1)")); err != nil {
-		return fmt.Errorf("open %s: %w", s.path, err)
-	}
-	s.scan.SetMaxOpenConns(s.cfg.Readers)
-	s.scan.SetMaxIdleConns(0)
-	s.read.SetMaxOpenConns(s.cfg.Readers)
-	s.read.SetMaxIdleConns(s.cfg.Readers)
-	if s.checkpointer, err = sql.Open("sqlite", s.dsn(1<<20, restartWait, "synchronous(full)")); err != nil {
-		return fmt.Errorf("open %s: %w", s.path, err)
-	}
-	s.checkpointer.SetMaxOpenConns(1)
-	if err := s.db.PingContext(ctx); err != nil {
-		return signalbox.Wrap(signalbox.KindUnavailable, "data_unusable", err, "the database %s cannot be used (%s)", s.path, cause(err))
-	}
-	if err := s.migrate(ctx); err != nil {
-		return err
-	}
-	if s.write, err = s.db.Conn(ctx); err != nil {
-		return fmt.Errorf("open %s: %w", s.path, err)
-	}
-	if err := s.checkpointer.PingContext(ctx); err != nil {
-		return fmt.Errorf("open %s: %w", s.path, err)
-	}
-	return nil
-}
-
-// dsn builds the connection string. What is a property of the file, auto_vacuum and
-// journal_mode, is set by the writer alone: each is a write transaction, for which a reader
-// that connects later would wait its turn. auto_vacuum comes first, because it can only be
-// chosen while the file is empty.
-func (s *Store) dsn(cache int, wait time.Duration, pragmas ...string) string {
-	pragmas = append([]string{
-		fmt.Sprintf("busy_timeout(%d)", wait.Milliseconds()), "wal_autocheckpoint(0)", "foreign_keys(1)", fmt.Sprintf("cache_size(-%d)", cache>>10),
-	}, pragmas...)
-	return "file:" + (&url.URL{Path: s.path}).EscapedPath() + "?_pragma=" + strings.Join(pragmas, "&_pragma=")
-}
-
-func (s *Store) migrate(ctx context.Context) error {
-	files, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return fmt.Errorf("embedded migrations: %w", err)
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, s.db, files, goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	have, err := p.GetDBVersion(ctx)
-	if err != nil {
-		return signalbox.Wrap(signalbox.KindUnavailable, "data_unusable", err, "the database %s cannot be read (%s)", s.path, cause(err))
-	}
-	sources := p.ListSources()
-	if newest := sources[len(sources)-1].Version; have > newest {
-		return signalbox.Errorf(signalbox.KindConflict, "database_newer",
-			"the database %s is of version %d, made by a newer Signalbox; this one knows versions up to %d", s.path, have, newest)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("bring %s to the newest version: %w", s.path, err)
-	}
-	return nil
-}
-
-// Close ends background work, moves the write-ahead file into the database and closes it.
+// Close ends background work and closes the database; SQLite's write-ahead file is moved
+// into it before.
 func (s *Store) Close() error {
 	s.stop()
 	s.done.Wait()
-	return s.closeDatabases()
+	return s.closeAll()
 }
 
-func (s *Store) closeDatabases() error {
+func (s *Store) closeAll() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
-	for _, db := range []*sql.DB{s.read, s.scan, s.checkpointer} {
+	for _, db := range []*sql.DB{s.read, s.scan} {
 		if db != nil {
 			errs = append(errs, db.Close())
 		}
 	}
+	errs = append(errs, s.closeWriter(), s.engine.close())
+	return errors.Join(errs...)
+}
+
+// closeWriter gives the writer's connection back. The caller holds mu.
+func (s *Store) closeWriter() error {
+	var errs []error
 	for _, stmt := range s.stmts {
 		errs = append(errs, stmt.Close())
 	}
+	clear(s.stmts)
 	if s.write != nil {
 		errs = append(errs, s.write.Close())
-	}
-	if s.db != nil {
-		errs = append(errs, s.db.Close())
+		s.write = nil
 	}
 	return errors.Join(errs...)
 }
 
-// Path is the database file.
-func (s *Store) Path() string { return s.path }
+// Path is SQLite's database file, empty for a database on a server.
+func (s *Store) Path() string {
+	if e, ok := s.engine.(*lite); ok {
+		return e.path
+	}
+	return ""
+}
 
-// Reader is the pool for reading. A query sees what was committed before it began.
+// Where says what kind of database this is and where, without the password.
+func (s *Store) Where() string { return s.where }
+
+// Reader is the pool for reading. A query sees what was committed before it began. Its text
+// is of the common SQL (see the package), too.
 func (s *Store) Reader() *sql.DB { return s.read }
 
 // each calls row for every row that a query finds; it reads and must not keep them. what
@@ -224,181 +188,115 @@ func (s *Store) each(ctx context.Context, what, query string, row func(rows *sql
 }
 
 // Shrink gives back the memory of page caches. It is worth while after a large transaction
-// or a long read, whose pages are not needed again soon.
+// or a long read, whose pages are not needed again soon. With a server there are none.
 func (s *Store) Shrink(ctx context.Context) error {
-	s.read.SetMaxIdleConns(0) // closes the connections that wait, and their caches with them
-	s.read.SetMaxIdleConns(s.cfg.Readers)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	_, err := s.write.ExecContext(ctx, "PRAGMA shrink_memory")
-	return wrap("shrink the page cache", err)
+	if e, ok := s.engine.(*lite); ok {
+		return e.shrink(ctx)
+	}
+	return nil
 }
 
 // Tx is one write transaction.
-type Tx struct{ store *Store }
+type Tx struct {
+	store  *Store
+	failed error // the first fault of a statement, after which nothing is committed
+}
 
 // Update runs fn in one write transaction and returns when it is on disk; on any error
-// nothing of it is. Transactions run one after another: fn must be short and must not
-// call Update. A full disk or a database that cannot be written gives KindUnavailable.
+// nothing of it is, but see UnknownOutcome. Transactions run one after another: fn must be
+// short and must not call Update. A transaction of which one statement failed is not
+// committed, whatever fn returns. A full disk, a server that is away, a database that
+// cannot be written give KindUnavailable.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Begin and end are not to be interrupted half-way: only fn sees ctx.
 	calm := context.WithoutCancel(ctx)
-	tx := &Tx{store: s}
-	if _, err := tx.Exec(calm, "BEGIN IMMEDIATE"); err != nil {
+	if err := s.engine.begin(calm); err != nil {
 		return s.explain(err)
 	}
-	committed := false
+	open := true
 	defer func() {
-		if !committed {
-			// Also when fn panics, or the next transaction could not begin. SQLite may have rolled
-			// back by itself (a full disk); then this says so, and the first error is the one that tells.
-			_, _ = tx.Exec(calm, "ROLLBACK")
+		if open { // also when fn panics, or the next transaction could not begin
+			s.engine.rollback(calm)
 		}
 	}()
+	tx := &Tx{store: s}
 	err := fn(tx)
+	if err == nil {
+		err = tx.failed
+	}
 	if err == nil {
 		err = ctx.Err()
 	}
-	if err == nil {
-		_, err = tx.Exec(calm, "COMMIT")
-	}
 	if err != nil {
 		return s.explain(err)
 	}
-	committed = true
-	s.written.Store(true)
-	return nil
+	open = false
+	return s.explain(s.engine.commit(calm))
 }
 
-// Exec runs one statement of the transaction. query must be a constant, because it is
-// prepared once and kept; what varies belongs in args.
-func (tx *Tx) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	stmt, err := tx.prepare(ctx, query) //nolint:sqlclosecheck // kept; closeDatabases closes it
-	if err != nil {
-		return nil, tx.store.explain(err)
-	}
-	res, err := stmt.ExecContext(ctx, args...)
-	return res, tx.store.explain(err)
-}
-
-// QueryRow reads one row inside the transaction; query as for Exec.
-func (tx *Tx) QueryRow(ctx context.Context, query string, args []any, dest ...any) error {
-	stmt, err := tx.prepare(ctx, query) //nolint:sqlclosecheck // kept; closeDatabases closes it
-	if err != nil {
-		return tx.store.explain(err)
-	}
-	return tx.store.explain(stmt.QueryRowContext(ctx, args...).Scan(dest...))
-}
-
-func (tx *Tx) prepare(ctx context.Context, query string) (*sql.Stmt, error) {
-	if stmt, ok := tx.store.stmts[query]; ok {
-		return stmt, nil
-	}
-	stmt, err := tx.store.write.PrepareContext(ctx, query)
-	if err != nil {
-		return nil, err
-	}
-	tx.store.stmts[query] = stmt
-	return stmt, nil
-}
-
-// explain turns what SQLite says about a disk or file into a sentence.
-func (s *Store) explain(err error) error {
-	if _, ok := errors.AsType[*signalbox.Error](err); ok || err == nil {
+// Exec runs one statement of the transaction, in the common SQL. query must be a constant,
+// because it is prepared once and kept; what varies belongs in args.
+func (tx *Tx) Exec(ctx context.Context, query string, args ...any) (res sql.Result, err error) {
+	err = tx.run(ctx, query, func(ctx context.Context, stmt *sql.Stmt) (err error) {
+		res, err = stmt.ExecContext(ctx, args...)
 		return err
-	}
-	if e, ok := errors.AsType[*sqlite.Error](err); ok {
-		switch e.Code() & 0xff {
-		case sqlite3.SQLITE_FULL:
-			return signalbox.Wrap(signalbox.KindUnavailable, "disk_full", err, "the disk that holds %s is full", s.cfg.Dir)
-		case sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED:
-			return signalbox.Wrap(signalbox.KindUnavailable, "store_unavailable", err, "the database cannot be written now")
-		case sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_RANGE, sqlite3.SQLITE_MISUSE:
-			return err // what was asked for is wrong, and stays so
-		default: // no memory, a broken file…: not the fault of what was asked for
-			return signalbox.Wrap(signalbox.KindUnavailable, "store_unavailable", err, "the database does not work now")
+	})
+	return res, err
+}
+
+// QueryRow reads one row inside the transaction; query as for Exec. Without a row the error
+// is sql.ErrNoRows.
+func (tx *Tx) QueryRow(ctx context.Context, query string, args []any, dest ...any) error {
+	return tx.run(ctx, query, func(ctx context.Context, stmt *sql.Stmt) error {
+		return stmt.QueryRowContext(ctx, args...).Scan(dest...)
+	})
+}
+
+func (tx *Tx) run(ctx context.Context, query string, do func(context.Context, *sql.Stmt) error) error {
+	s := tx.store
+	ctx, err := s.engine.statement(ctx)
+	if err == nil {
+		var stmt *sql.Stmt
+		if stmt, err = s.prepare(ctx, query); err == nil {
+			err = do(ctx, stmt)
 		}
+	}
+	err = s.explain(err)
+	if err != nil && tx.failed == nil && !errors.Is(err, sql.ErrNoRows) {
+		tx.failed = err
 	}
 	return err
 }
 
-// cause gives the innermost sentence of a file error: «permission denied» rather than
-// the whole chain.
-func cause(err error) string {
-	if e, ok := errors.AsType[*fs.PathError](err); ok {
-		return e.Err.Error()
+// prepare makes a statement of the writer. The caller holds mu.
+func (s *Store) prepare(ctx context.Context, query string) (*sql.Stmt, error) {
+	if stmt, ok := s.stmts[query]; ok {
+		return stmt, nil
 	}
-	return err.Error()
+	if s.write == nil {
+		return nil, sql.ErrConnDone
+	}
+	stmt, err := s.write.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	s.stmts[query] = stmt
+	return stmt, nil
 }
 
-const (
-	// checkpointEvery is how often the size of the write-ahead file is looked at.
-	checkpointEvery = 200 * time.Millisecond
-	// restartAt, times Config.CheckpointBytes, is the size from which the file is begun anew
-	// by force, and restartWait how long writers wait for readers then.
-	restartAt   = 4
-	restartWait = 100 * time.Millisecond
-)
-
-// runCheckpoints moves the write-ahead file into the database when it has grown: first
-// beside the writer, which is the long part, then once more while no one writes, which
-// is short and lets SQLite start the file from its beginning. Readers that follow each other
-// without a gap can prevent that for ever; then writers stand back for a moment, so that
-// new readers leave the file alone and the old ones end. A reader that takes longer than
-// that moment makes the file grow to double the size before it is tried again.
-func (s *Store) runCheckpoints(ctx context.Context) {
-	tick := time.NewTicker(checkpointEvery)
-	defer tick.Stop()
-	force := restartAt * s.cfg.CheckpointBytes
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		if !s.written.Swap(false) {
-			continue
-		}
-		at, err := s.checkpoint(ctx, "PRAGMA wal_checkpoint(NOOP)")
-		if err == nil && at.size-at.moved >= s.cfg.CheckpointBytes {
-			force, err = s.moveWAL(ctx, force)
-		}
-		if err != nil && ctx.Err() == nil {
-			s.cfg.Logger.Warn("the write-ahead file could not be moved into the database", "err", err)
-		}
+// explain turns what a database says into a sentence.
+func (s *Store) explain(err error) error {
+	if _, ok := errors.AsType[*signalbox.Error](err); ok || err == nil {
+		return err
 	}
+	return s.engine.explain(err)
 }
 
-// moveWAL does the checkpoint. force is the size of the write-ahead file from which readers
-// are waited for; it returns the one to use next time.
-func (s *Store) moveWAL(ctx context.Context, force int64) (int64, error) {
-	if _, err := s.checkpoint(ctx, "PRAGMA wal_checkpoint(PASSIVE)"); err != nil {
-		return force, err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	at, err := s.checkpoint(ctx, "PRAGMA wal_checkpoint(PASSIVE)")
-	if err != nil || at.size < force {
-		return force, err
-	}
-	if at, err = s.checkpoint(ctx, "PRAGMA wal_checkpoint(RESTART)"); err == nil && at.busy {
-		return 2 * at.size, nil
-	}
-	return restartAt * s.cfg.CheckpointBytes, err
-}
-
-// walState is how the write-ahead file stands after a checkpoint statement.
-type walState struct {
-	size, moved int64 // bytes: all, and those that are in the database
-	busy        bool  // a RESTART could not be completed
-}
-
-func (s *Store) checkpoint(ctx context.Context, pragma string) (walState, error) {
-	var busy, log, moved int64
-	err := s.checkpointer.QueryRowContext(ctx, pragma).Scan(&busy, &log, &moved)
-	return walState{size: max(log, 0) * pageBytes, moved: max(moved, 0) * pageBytes, busy: busy != 0}, err
+// duplicate is the error of a row whose key is there already.
+func duplicate(err error) error {
+	return signalbox.Wrap(signalbox.KindConflict, "duplicate", err, "a row with that key is stored already")
 }
 
 // ms and fromMs convert the database's milliseconds; 0 is the zero time.

@@ -3,7 +3,6 @@ package store
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 
 	"signalbox"
@@ -12,16 +11,14 @@ import (
 // InsertToken stores t with the hash of its secret under a new ID and returns it; t.ID is
 // not looked at. A taken name gives KindConflict.
 func (tx *Tx) InsertToken(ctx context.Context, t signalbox.Token, hash [32]byte) (int64, error) {
-	res, err := tx.Exec(ctx, `INSERT INTO token (name, hash, scope, created_by, created_ms, expires_ms, used_ms) VALUES (?,?,?,?,?,?,?) ON CONFLICT (name) DO NOTHING`,
-		t.Name, hash[:], string(t.Scope), t.CreatedBy, ms(t.CreatedAt), ms(t.ExpiresAt), ms(t.LastUsed))
+	var id int64
+	err := tx.QueryRow(ctx, `INSERT INTO token (name, hash, scope, created_by, created_ms, expires_ms, used_ms)
+		SELECT ?,?,?,?,?,?,? WHERE NOT EXISTS (SELECT 1 FROM token WHERE name = ?) RETURNING id`,
+		[]any{t.Name, hash[:], string(t.Scope), t.CreatedBy, ms(t.CreatedAt), ms(t.ExpiresAt), ms(t.LastUsed), t.Name}, &id)
 	if err != nil {
-		return 0, fmt.Errorf("insert token: %w", err)
+		return 0, inserted("token", t.Name, err)
 	}
-	if n, err := res.RowsAffected(); err != nil || n == 0 {
-		return 0, errors.Join(signalbox.Errorf(signalbox.KindConflict, "name_taken", "a token named %q exists already", t.Name), err)
-	}
-	id, err := res.LastInsertId()
-	return id, wrap("insert token", err)
+	return id, nil
 }
 
 // DeleteToken removes a token.

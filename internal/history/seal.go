@@ -1,0 +1,312 @@
+package history
+
+import (
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"signalbox"
+	"signalbox/internal/history/chunk"
+)
+
+const (
+	// chunkRows and chunkBytes are when a run is cut: its messages, and the memory it takes.
+	chunkRows  = 1024
+	chunkBytes = 64 << 10
+	// smallRows is a chunk that is worth merging with its neighbours.
+	smallRows = 128
+	// unitBytes bounds what is cut and waits for the disk.
+	unitBytes = 32 << 20
+	// eventDevice has the entries that are no telemetry, of all devices.
+	eventDevice signalbox.DeviceID = 0
+)
+
+// sealer takes committed entries out of the log's rows into runs, and cuts these into
+// chunks. All its methods but those of tails are for one goroutine at a time: Restore's,
+// then that of run.
+type sealer struct {
+	l       *Log
+	shapes  *chunk.Shapes
+	tails   tails
+	table   chunk.Table
+	body    []byte // of an event, with its head
+	scratch []byte
+
+	order   []started    // runs by age; some are cut meanwhile
+	head    int          // of order
+	bytes   int          // memory of all runs
+	rows    uint64       // of the log, since the start
+	next    atomic.Int64 // number of the newest chunk
+	through signalbox.Position
+	marks   []mark // oldest first
+}
+
+// mark says that the chunks before number chunk have nothing behind position at.
+type mark struct {
+	at    signalbox.Position
+	chunk int64
+}
+
+const (
+	// markName is where the number is kept of the first chunk that may have messages that are
+	// in the log as well.
+	markName = "history_mark"
+	// markEvery is how many entries lie between two marks.
+	markEvery = 1 << 16
+)
+
+// run takes up what is committed until ctx ends.
+func (s *sealer) run(ctx context.Context) {
+	l := s.l
+	for {
+		var fed []*batch
+		wake := l.sealing
+		l.mu.Lock()
+		if l.waiting > unitBytes {
+			wake = l.drained // cutting more would only fill memory
+		} else {
+			fed, l.fed = l.fed, nil
+		}
+		l.mu.Unlock()
+		for _, b := range fed {
+			s.take(ctx, b)
+		}
+		if len(fed) > 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-wake:
+		}
+	}
+}
+
+// take takes up a row of the log.
+func (s *sealer) take(ctx context.Context, b *batch) {
+	l := s.l
+	err := decode(b.first, b.received, b.buf, func(e *signalbox.Entry) bool {
+		s.try(s.feed(ctx, e))
+		return true
+	})
+	s.try(err)
+	s.rows++
+	s.reached(ctx, b.first+signalbox.Position(b.n)-1)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lag -= len(b.buf)
+	*b = batch{buf: b.buf[:0], changes: b.changes[:0]}
+	l.free.Put(b)
+}
+
+// reached ends the taking up of a row that ends at p.
+func (s *sealer) reached(ctx context.Context, p signalbox.Position) {
+	s.through = p
+	s.try(s.age(ctx))
+	if n := len(s.marks); n == 0 || p-s.marks[n-1].at >= markEvery {
+		s.marks = append(s.marks, mark{p, s.next.Load() + 1})
+	}
+	drop := s.floor()
+	for _, hold := range s.l.holds {
+		drop = min(drop, hold.first())
+	}
+	i := 0
+	for i+1 < len(s.marks) && s.marks[i+1].at < drop {
+		i++
+	}
+	s.marks = s.marks[:copy(s.marks, s.marks[i:])]
+	s.l.mu.Lock()
+	s.l.drop = drop
+	if s.marks[0].at < drop {
+		s.l.mark = s.marks[0].chunk
+	}
+	s.l.mu.Unlock()
+	s.l.sealed.reach(p)
+}
+
+// try reports a fault. What could not be cut stays in memory and in the log, and is tried
+// again with its device's next message.
+func (s *sealer) try(err error) {
+	if err == nil {
+		return
+	}
+	s.l.stats.Faults.Add(1)
+	s.l.cfg.Logger.Error("telemetry could not be sealed; it stays in the log", "err", err)
+}
+
+// feed takes up one entry.
+func (s *sealer) feed(ctx context.Context, e *signalbox.Entry) error {
+	row := chunk.Row{Position: e.Position, Received: e.ReceivedMicros, Time: e.TimeMicros, Body: e.Body}
+	device := e.Device
+	if !e.Kind.IsTelemetry() {
+		s.body = append(s.body[:0], byte(e.Kind))
+		s.body = append(binary.AppendUvarint(s.body, uint64(e.Device)), e.Body...)
+		row.Body, device = s.body, eventDevice
+	}
+	p := s.tails.page(device, true)
+	d := p.tails[device%tailsPerPage]
+	p.mu.Lock()
+	if d == nil {
+		d = newTail()
+		p.tails[device%tailsPerPage] = d
+	}
+	before := d.run.Size()
+	if d.run.Len() == 0 {
+		s.order = append(s.order, started{device: device, first: e.Position, row: s.rows})
+	}
+	d.run.Append(s.shapes, &row)
+	n, size := d.run.Len(), d.run.Size()
+	p.mu.Unlock()
+	s.bytes += size - before
+	if n >= chunkRows || size >= chunkBytes {
+		return s.cut(ctx, device, p, d)
+	}
+	return nil
+}
+
+// age cuts runs that have waited long enough: the log is kept for the oldest.
+func (s *sealer) age(ctx context.Context) error {
+	for s.head < len(s.order) {
+		o := s.order[s.head]
+		p := s.tails.page(o.device, false)
+		d := p.tails[o.device%tailsPerPage]
+		if d.run.Len() > 0 && d.run.First() == o.first {
+			if s.bytes <= s.l.cfg.TailBytes && s.through-o.first < signalbox.Position(s.l.cfg.TailEntries) && s.rows-o.row < uint64(s.l.cfg.TailRows) {
+				break
+			}
+			if err := s.cut(ctx, o.device, p, d); err != nil {
+				return err
+			}
+		}
+		s.head++
+	}
+	if s.head > len(s.order)/2 {
+		s.order = s.order[:copy(s.order, s.order[s.head:])]
+		s.head = 0
+	}
+	return nil
+}
+
+// floor is the first position that some run needs the log for.
+func (s *sealer) floor() signalbox.Position {
+	if s.head < len(s.order) {
+		return s.order[s.head].first
+	}
+	return s.through + 1
+}
+
+// cut makes the run of a device's tail, which is on page p, into chunks that wait for the disk.
+func (s *sealer) cut(ctx context.Context, device signalbox.DeviceID, p *tailPage, d *tail) error {
+	if d.main.count < 0 {
+		if err := s.lookUp(ctx, device, &d.main); err != nil {
+			return err
+		}
+	}
+	s.table.Reset()
+	if err := s.table.AddRun(s.shapes, &d.run); err != nil {
+		return fmt.Errorf("device %d: %w", device, err)
+	}
+	s.table.Sort()
+	n := s.table.Len()
+	onTime := s.table.Partition(func(t int64) bool { return d.main.count > 0 && t < d.main.high })
+	u := &unit{device: device, first: d.run.First(), last: d.run.Last(), run: d.run}
+	for _, part := range []struct {
+		lo, hi int
+		late   bool
+	}{{0, onTime, false}, {onTime, n, true}} {
+		if part.lo == part.hi {
+			continue
+		}
+		var err error
+		if s.scratch, err = s.table.Encode(s.scratch[:0], part.lo, part.hi); err != nil {
+			return fmt.Errorf("device %d: %w", device, err)
+		}
+		c := newChunk{id: s.next.Add(1), late: part.late, blob: append([]byte(nil), s.scratch...)}
+		if c.head, err = chunk.Open(c.blob); err != nil {
+			return fmt.Errorf("device %d: %w", device, err)
+		}
+		if !c.late {
+			c.base = d.main.count
+			d.main.count += int64(c.head.N)
+			d.main.high = c.head.T1
+		}
+		u.chunks = append(u.chunks, c)
+		u.bytes += len(c.blob) + 64
+	}
+	if n >= smallRows {
+		d.small = 0
+	} else if d.small < math.MaxUint8 {
+		d.small++
+	}
+	if d.small >= mergeAt {
+		select {
+		case s.l.tidy.queue <- device:
+			d.small = 0
+		default:
+		}
+	}
+	s.bytes -= d.run.Size()
+	p.mu.Lock()
+	if d.units == nil {
+		d.units = new([]*unit)
+	}
+	*d.units = append(*d.units, u)
+	d.run = chunk.Run{}
+	p.mu.Unlock()
+	s.l.offer(u)
+	return nil
+}
+
+// stored forgets units that are on disk. Any goroutine may call it.
+func (s *sealer) stored(units []*unit) {
+	for _, u := range units {
+		p := s.tails.page(u.device, false)
+		p.mu.Lock()
+		d := p.tails[u.device%tailsPerPage]
+		if *d.units = slices.DeleteFunc(*d.units, func(have *unit) bool { return have == u }); len(*d.units) == 0 {
+			d.units = nil
+		}
+		p.mu.Unlock()
+	}
+}
+
+// lookUp reads where a device's main sequence ends.
+func (s *sealer) lookUp(ctx context.Context, device signalbox.DeviceID, m *mainEnd) error {
+	var end mainEnd
+	err := s.l.end.QueryRowContext(ctx, int64(device)).Scan(&end.high, &end.count)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("read the end of a device's history: %w", err)
+	}
+	*m = end
+	return nil
+}
+
+// offer hands a unit to the next commits.
+func (l *Log) offer(u *unit) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.units = append(l.units, u)
+	l.waiting += u.bytes
+	if l.due.IsZero() {
+		l.due = time.Now().Add(l.cfg.MaxWait)
+		nudge(l.wake)
+	}
+}
+
+// event splits the body of an event into what it was made of.
+func event(body []byte) (kind signalbox.EntryKind, device signalbox.DeviceID, rest []byte, err error) {
+	if len(body) < 2 {
+		return 0, 0, nil, fmt.Errorf("%w: an event of %d bytes", errBroken, len(body))
+	}
+	v, n := binary.Uvarint(body[1:])
+	if n <= 0 || v > 1<<32-1 {
+		return 0, 0, nil, fmt.Errorf("%w: an event without a device", errBroken)
+	}
+	return signalbox.EntryKind(body[0]), signalbox.DeviceID(v), body[1+n:], nil
+}
