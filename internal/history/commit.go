@@ -426,7 +426,9 @@ func (l *Log) settle(w *work) {
 	l.stats.Commits.Add(1)
 	l.stats.Rows.Add(int64(len(w.rows)))
 	l.mu.Lock()
-	l.kept = l.kept[:copy(l.kept, l.kept[w.drop:])]
+	if w.drop > 0 {
+		l.kept = l.kept[:copy(l.kept, l.kept[w.drop:])]
+	}
 	for _, b := range w.rows {
 		clear(b.changes)
 		b.changes = b.changes[:0]

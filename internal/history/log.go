@@ -189,7 +189,10 @@ func Open(ctx context.Context, cfg Config, st *store.Store) (*Log, error) {
 	l.seal.l, l.seal.shapes = l, l.shapes
 	l.tidy.l, l.tidy.queue = l, make(chan signalbox.DeviceID, mergeQueue)
 	l.committed.ended, l.sealed.ended = make(chan struct{}), make(chan struct{})
-	return l, l.load(ctx)
+	if err := l.load(ctx); err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // load reads what the database has.
@@ -220,7 +223,7 @@ func (l *Log) load(ctx context.Context) error {
 		{&l.rankNext, head + `late = 0 AND t0 >= ? AND (t0 > ? OR p0 > ?) ORDER BY t0, p0 LIMIT 1`},
 	} {
 		var err error
-		if *p.to, err = r.PrepareContext(ctx, p.text); err != nil {
+		if *p.to, err = r.PrepareContext(ctx, p.text); err != nil { //nolint:sqlclosecheck // they end with the store
 			return fmt.Errorf("prepare to read history: %w", err)
 		}
 	}

@@ -69,8 +69,8 @@ type newChunk struct {
 	blob []byte
 }
 
-// page gives the device's page, nil when it has none and make is false.
-func (t *tails) page(device signalbox.DeviceID, make bool) *tailPage {
+// page gives the device's page, nil when it has none and none is to be made.
+func (t *tails) page(device signalbox.DeviceID, needed bool) *tailPage {
 	i := int(device / tailsPerPage)
 	t.mu.RLock()
 	if i < len(t.pages) && t.pages[i] != nil {
@@ -79,7 +79,7 @@ func (t *tails) page(device signalbox.DeviceID, make bool) *tailPage {
 		return p
 	}
 	t.mu.RUnlock()
-	if !make {
+	if !needed {
 		return nil
 	}
 	t.mu.Lock()

@@ -224,3 +224,34 @@ func limit(t *testing.T, s *store.Store, pragma string) {
 		t.Fatal(err)
 	}
 }
+
+// TestReclaim: what was deleted is given back to the system.
+func TestReclaim(t *testing.T) {
+	st := open(t, store.Config{})
+	for round := range 8 {
+		err := st.Update(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.Exec(t.Context(), `INSERT INTO intake (id, n, received_us, received_last_us, body) VALUES (?, 1, 0, 0, ?)`, round+1, make([]byte, 1<<20))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := st.Update(t.Context(), func(tx *store.Tx) error { _, err := tx.Exec(t.Context(), `DELETE FROM intake`); return err }); err != nil {
+		t.Fatal(err)
+	}
+	freed, err := st.Reclaim(t.Context())
+	if err != nil || freed < 7<<20 || freed > 9<<20 {
+		t.Errorf("%d bytes were given back, %v; want about 8 MiB", freed, err)
+	}
+	if again, err := st.Reclaim(t.Context()); err != nil || again != 0 {
+		t.Errorf("the second time %d bytes, %v", again, err)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(st.Path())
+	if err != nil || info.Size() > 2<<20 {
+		t.Errorf("the file has %d bytes, %v", info.Size(), err)
+	}
+}

@@ -46,10 +46,8 @@ func (s *Store) vacuum(ctx context.Context) error {
 	if err != nil {
 		return s.explain(err)
 	}
-	for rows.Next() { // a row a page: SQLite works while it is read
-	}
-	if err := rows.Close(); err != nil {
-		return s.explain(err)
+	defer func() { _ = rows.Close() }() // rows.Err tells of faults
+	for rows.Next() {                   // a row a page: SQLite works while it is read
 	}
 	s.engine.(*lite).written.Store(true) //nolint:forcetypeassert // Reclaim has looked
 	return s.explain(rows.Err())
