@@ -131,6 +131,11 @@ func readAnswer(ctx context.Context, resp *http.Response) ([]byte, error) {
 
 // open sends a request and gives a good answer, whose body the caller closes.
 func (h *Hub) open(ctx context.Context, method, path string, query url.Values, kind string, body io.Reader) (*http.Response, error) {
+	return h.openWith(ctx, method, path, query, http.Header{}, kind, body)
+}
+
+// openWith is open with further headers.
+func (h *Hub) openWith(ctx context.Context, method, path string, query url.Values, header http.Header, kind string, body io.Reader) (*http.Response, error) {
 	address := h.base + path
 	if len(query) > 0 {
 		address += "?" + query.Encode()
@@ -139,6 +144,7 @@ func (h *Hub) open(ctx context.Context, method, path string, query url.Values, k
 	if err != nil {
 		return nil, fmt.Errorf("make the request: %w", err)
 	}
+	req.Header = header
 	if kind != "" {
 		req.Header.Set("Content-Type", kind)
 	}

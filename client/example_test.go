@@ -32,6 +32,34 @@ func Example() {
 	}
 }
 
+// A report sums a day up by hours, and then walks through what all boxes said in it.
+func ExampleHub_Buckets() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	hub, err := client.New("http://hub.example:8080", client.WithToken("sbx_…"))
+	if err != nil {
+		fmt.Println("no hub:", err)
+		return
+	}
+	to := time.Now()
+	from := to.Add(-24 * time.Hour)
+	day, err := hub.Buckets(ctx, "esp01", client.BucketQuery{Fields: []string{"temp"}, N: 24, From: from, To: to})
+	if err != nil {
+		fmt.Println("no buckets:", err)
+		return
+	}
+	for _, b := range day.Series[0].Buckets { // hours without a reading are not among them
+		fmt.Println(b.Start, b.Count, *b.Min, *b.Avg, *b.Max)
+	}
+	for m, err := range hub.ScanTelemetry(ctx, client.ScanQuery{Types: []string{"box"}, From: from, To: to}) {
+		if err != nil {
+			fmt.Println("it was broken off:", err)
+			return
+		}
+		fmt.Println(m.Time, m.Device, string(m.Object))
+	}
+}
+
 // A controller listens to what the boxes report, and learns when it was too slow.
 func ExampleHub_Stream() {
 	ctx, cancel := context.WithCancel(context.Background())

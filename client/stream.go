@@ -69,9 +69,33 @@ func (h *Hub) Stream(ctx context.Context, w Watch) (iter.Seq2[Event, error], err
 	}, nil
 }
 
-// decodeEvents reads Server-Sent Events (HTML Standard, section 9.2) as the hub writes
-// them and calls yield for each until it says no; then, and only then, it returns nil.
+// decodeEvents reads the events of a stream and calls yield for each until it says no;
+// then, and only then, it returns nil.
 func decodeEvents(r io.Reader, yield func(Event) bool) error {
+	return readEvents(r, func(id, kind string, data []byte) (more bool, err error) {
+		e := Event{}
+		if err := decodeEvent(data, &e); err != nil {
+			return false, err
+		}
+		e.Kind = kind
+		if p, err := strconv.ParseUint(id, 10, 64); err == nil {
+			e.Position = signalbox.Position(p)
+		}
+		return yield(e), nil
+	})
+}
+
+func decodeEvent(data []byte, into any) error {
+	if err := json.Unmarshal(data, into); err != nil {
+		return signalbox.Wrap(signalbox.KindInternal, "not_signalbox", err, "an event of the stream cannot be read")
+	}
+	return nil
+}
+
+// readEvents reads Server-Sent Events (HTML Standard, section 9.2) as the hub writes
+// them and calls yield for each, whose data are lent for the call, until it wants no more or
+// gives an error. The end of the stream is io.ErrUnexpectedEOF.
+func readEvents(r io.Reader, yield func(id, kind string, data []byte) (more bool, err error)) error {
 	lines := bufio.NewScanner(r)
 	lines.Buffer(make([]byte, 0, 64<<10), maxEvent)
 	var kind, id string
@@ -80,16 +104,8 @@ func decodeEvents(r io.Reader, yield func(Event) bool) error {
 		line := lines.Bytes()
 		if len(line) == 0 {
 			if len(data) > 0 {
-				e := Event{}
-				if err := json.Unmarshal(data, &e); err != nil {
-					return signalbox.Wrap(signalbox.KindInternal, "not_signalbox", err, "an event of the stream cannot be read")
-				}
-				e.Kind = kind
-				if p, err := strconv.ParseUint(id, 10, 64); err == nil {
-					e.Position = signalbox.Position(p)
-				}
-				if !yield(e) {
-					return nil
+				if more, err := yield(id, kind, data); err != nil || !more {
+					return err
 				}
 			}
 			kind, id, data = "", "", data[:0]

@@ -41,7 +41,7 @@ func floorPlan() []room {
 	return []room{
 		// The program. The command line speaks the HTTP API and opens no database: one process opens the store.
 		{"cmd/signalbox", join(nouns, "internal/cli")},
-		{"internal/cli", join(nouns, "internal/bench", "internal/sim", "internal/app", "internal/bridge", "internal/auth", "internal/wire", "client")},
+		{"internal/cli", join(nouns, "internal/transfer", "internal/bench", "internal/sim", "internal/app", "internal/bridge", "internal/auth", "internal/wire", "client")},
 
 		// Load and simulated devices. The simulator knows public protocols alone; the bench also measures parts by themselves.
 		{"internal/bench", join(roads, "internal/sim", "internal/app", "internal/gateway", "internal/gateway/ws", "internal/gateway/loop", "client")},
@@ -51,7 +51,7 @@ func floorPlan() []room {
 		{"internal/app", join(doors, append(transports, "web")...)},
 
 		// The doors. They do not import each other. A transport moves frames and knows nothing of what they mean.
-		{"internal/api", join(listeners, "web")},
+		{"internal/api", join(listeners, "internal/transfer", "web")},
 		{"internal/compat", join(listeners, "web")},
 		{"internal/gateway", join(listeners, transports...)},
 		{"internal/gateway/ws", join(nouns, "internal/gateway/loop", "internal/wire")},
@@ -74,6 +74,7 @@ func floorPlan() []room {
 
 		// The ground.
 		{"internal/session", join(nouns, "internal/bus", "internal/wire")},
+		{"internal/transfer", join(nouns, "internal/wire", "internal/history")},
 		{"internal/history", join(nouns, "internal/store", "internal/bus", "internal/wire", "internal/history/chunk")},
 		{"internal/history/chunk", join(nouns, "internal/wire")},
 		{"internal/store/storetest", join(nouns, "internal/store")}, // for tests alone

@@ -19,8 +19,8 @@ import (
 	"signalbox/internal/auth"
 	"signalbox/internal/bus"
 	"signalbox/internal/command"
-	"signalbox/internal/history"
 	"signalbox/internal/registry"
+	"signalbox/internal/replay"
 	"signalbox/internal/session"
 )
 
@@ -56,9 +56,18 @@ type Config struct {
 	Devices  *registry.Registry
 	Sessions *session.Table
 	Bus      *bus.Bus
-	History  history.Reader
+	History  History
 	Commands Commands
 
+	// Archive is where exports and imports of telemetry read and write; nil: the API has none.
+	Archive Archive
+	// Spool is where the temporary files of imports go; empty: the system's place for them.
+	Spool string
+	// Replays play history again; nil: the API has none.
+	Replays *replay.Manager
+	// Backup writes a backup of everything to w, with the key file or without, and gives its
+	// size in bytes; nil: the API has none.
+	Backup func(ctx context.Context, w io.Writer, key bool) (int64, error)
 	// Ready tells for /readyz how the parts are; nil: always ready.
 	Ready func(ctx context.Context) []Check
 	// Gatherer gives what /metrics shows; nil: nothing.
@@ -135,6 +144,15 @@ func New(cfg Config) http.Handler {
 	s.registerCommands()
 	s.registerPeople()
 	s.registerStream()
+	if cfg.Archive != nil {
+		s.registerTransfer()
+	}
+	if cfg.Replays != nil {
+		s.registerReplays()
+	}
+	if cfg.Backup != nil {
+		s.registerBackup()
+	}
 	// huma describes its own errors, which nobody gets to see.
 	delete(s.schemas.Map(), "ErrorModel")
 	delete(s.schemas.Map(), "ErrorDetail")

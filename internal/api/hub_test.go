@@ -90,7 +90,7 @@ func newHub(t testing.TB, change func(*api.Config)) *hub {
 	}
 	h.gate = api.NewGate(h.people, []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")})
 	cfg := api.Config{
-		Gate: h.gate, People: h.people, Keys: h.keys, Devices: h.devices, Sessions: h.sessions, Bus: h.bus, History: h.log,
+		Gate: h.gate, People: h.people, Keys: h.keys, Devices: h.devices, Sessions: h.sessions, Bus: h.bus, History: h.log, Archive: h.log,
 		Commands: h.commands, Gatherer: prometheus.NewRegistry(), Version: "test", Stopping: h.stopping, Logger: logger,
 	}
 	if change != nil {

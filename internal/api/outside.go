@@ -48,10 +48,7 @@ func (s *server) outside(mux *http.ServeMux) http.Handler {
 				return
 			}
 		}
-		limit := s.MaxBody
-		if takesMuch(r) {
-			limit = s.MaxImport
-		}
+		limit := s.limitOf(r)
 		if r.ContentLength > limit {
 			h.Set("Connection", "close")
 			writeProblem(answer, problemOf(r.Context(), s.Logger, &http.MaxBytesError{Limit: limit}))

@@ -21,6 +21,7 @@ import (
 	"signalbox/internal/history"
 	"signalbox/internal/ingest"
 	"signalbox/internal/registry"
+	"signalbox/internal/replay"
 	"signalbox/internal/session"
 	"signalbox/internal/store"
 	"signalbox/internal/wire"
@@ -52,6 +53,7 @@ type App struct {
 	commands *command.Road
 	ingest   *ingest.Road
 	gateway  *gateway.Gateway
+	replays  *replay.Manager
 	logins   *auth.DeviceLogins
 	handler  http.Handler
 	metrics  *prometheus.Registry
@@ -108,11 +110,20 @@ func (a *App) open(ctx context.Context) (err error) {
 	if a.keys, err = auth.OpenKeys(filepath.Join(a.cfg.Data, "secret.key")); err != nil {
 		return err
 	}
+	if err := a.checkStore(); err != nil {
+		return err
+	}
 	where, err := a.storeConfig()
 	if err != nil {
 		return err
 	}
 	if a.store, err = store.Open(ctx, where); err != nil {
+		return err
+	}
+	if err := a.noteStore(); err != nil {
+		return err
+	}
+	if err := a.store.CheckRestored(ctx); err != nil {
 		return err
 	}
 	if err := a.checkKeys(ctx); err != nil {
@@ -171,6 +182,11 @@ func (a *App) openRoads(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	instance, err := replay.InstanceID(ctx, a.store)
+	if err != nil {
+		return err
+	}
+	a.replays = replay.New(replay.Config{History: a.log, NameOf: directory{a.devices}.NameOf, Hub: instance, Max: a.cfg.Replay.Max, Logger: a.logger})
 	a.sessions = session.New()
 	c := a.cfg.Commands
 	a.commands = command.New(command.Config{

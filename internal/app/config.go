@@ -7,6 +7,7 @@ import (
 
 	"signalbox/internal/auth"
 	"signalbox/internal/gateway/loop"
+	"signalbox/internal/replay"
 )
 
 // Config is every setting of a hub. DefaultConfig gives the values a hub runs with when
@@ -24,6 +25,7 @@ type Config struct {
 	Devices   DevicesConfig
 	Telemetry TelemetryConfig
 	History   HistoryConfig
+	Replay    ReplayConfig
 	Commands  CommandsConfig
 	Login     LoginConfig
 	Log       LogConfig
@@ -131,6 +133,12 @@ type HistoryConfig struct {
 	Keep []Keep
 }
 
+// ReplayConfig is history played again.
+type ReplayConfig struct {
+	// Max bounds the replays at the same time.
+	Max int
+}
+
 // CommandsConfig is the command road.
 type CommandsConfig struct {
 	// Timeout is how long an answer is awaited when the command does not say.
@@ -192,6 +200,7 @@ func DefaultConfig() Config {
 			MaxWait: 50 * time.Millisecond, AckWait: 2 * time.Millisecond,
 			RowBytes: 256 * kib, MaxPending: 64 * mib, Tail: 128 * mib, Spool: gib, Cache: 64 * mib,
 		},
+		Replay: ReplayConfig{Max: replay.DefaultMax},
 		Commands: CommandsConfig{
 			Timeout: 30 * time.Second, MaxActivePerDevice: 256, MaxBulk: 100_000,
 			ConfirmWindow: time.Minute, Keep: 30 * day,

@@ -14,7 +14,7 @@ import (
 func settings() []setting {
 	var all []setting
 	for _, section := range [][]setting{
-		placeSettings(), httpSettings(), deviceSettings(), telemetrySettings(), historySettings(), commandSettings(), peopleSettings(),
+		placeSettings(), httpSettings(), deviceSettings(), telemetrySettings(), historySettings(), replaySettings(), commandSettings(), peopleSettings(),
 	} {
 		all = append(all, section...)
 	}
@@ -31,6 +31,7 @@ func sections() map[string]string {
 		"devices.backoff": "Failed logins of devices, counted per name-and-address and per address, never per name alone.",
 		"telemetry":       "What one message of a device may hold.",
 		"history":         "The durable log.",
+		"replay":          "History played again, as if it came now.",
 		"commands":        "Commands to devices.",
 		"login":           "Logins of people.",
 		"log":             "What the hub says about itself, on standard error.",
@@ -155,6 +156,13 @@ func historySettings() []setting {
 			means("How much history is kept: an age, a size of one device, or both; for all devices, those of a type, or one. A device's own rule counts before its type's, and that before the one for all. What is older, or more, is dropped every ten minutes, by whole chunks of up to 1,024 messages. Empty: all is kept."),
 		size("history.cache", func(c *Config) *int { return &c.History.Cache }, mib, 64*gib).
 			means("The database's page cache."),
+	}
+}
+
+func replaySettings() []setting {
+	return []setting{
+		number("replay.max", func(c *Config) *int { return &c.Replay.Max }, 1, 10_000).
+			means("How many replays there may be at the same time, paused ones and those that wait for their viewer included; one more is refused."),
 	}
 }
 

@@ -1,7 +1,10 @@
 package app
 
 import (
+	"errors"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -51,4 +54,36 @@ func (a *App) storeConfig() (store.Config, error) {
 		cfg.Password = strings.TrimRight(string(text), "\r\n")
 	}
 	return cfg, nil
+}
+
+// storeNote is the file in the data directory that says which server has the hub's database.
+const storeNote = "store.url"
+
+// checkStore refuses to begin an embedded database where the hub's data are on a server: the
+// address was given by a flag once, and is missing now.
+func (a *App) checkStore() error {
+	if a.cfg.Store != "" {
+		return nil
+	}
+	note := filepath.Join(a.cfg.Data, storeNote)
+	text, err := os.ReadFile(note)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return signalbox.Wrap(signalbox.KindUnavailable, "data_unusable", err, "the file %s cannot be read", note)
+	}
+	return signalbox.Errorf(signalbox.KindConflict, "store_elsewhere",
+		"the hub of %s keeps its data on %s: say so with store in the configuration, or --store; to begin anew with SQLite remove %s", a.cfg.Data, strings.TrimSpace(string(text)), note)
+}
+
+// noteStore leaves word for checkStore, once the server's database is open.
+func (a *App) noteStore() error {
+	if a.cfg.Store == "" {
+		return nil
+	}
+	if err := os.WriteFile(filepath.Join(a.cfg.Data, storeNote), []byte(store.Redact(a.cfg.Store)+"\n"), 0o600); err != nil {
+		return signalbox.Wrap(signalbox.KindUnavailable, "data_unusable", err, "the data directory %s cannot be written", a.cfg.Data)
+	}
+	return nil
 }

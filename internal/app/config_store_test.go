@@ -2,6 +2,7 @@ package app
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -61,5 +62,23 @@ func TestStorePasswordFile(t *testing.T) {
 	}
 	if _, err := LoadConfig(ConfigSources{Flags: map[string]string{"store_password_file": file}}); err == nil || !strings.Contains(err.Error(), "store is empty") {
 		t.Errorf("a password for nothing gives %v", err)
+	}
+}
+
+// TestStoreIsRemembered: where the data are on a server nobody begins an empty file beside.
+func TestStoreIsRemembered(t *testing.T) {
+	a := &App{cfg: DefaultConfig()}
+	a.cfg.Data = t.TempDir()
+	if err := a.checkStore(); err != nil {
+		t.Fatal(err)
+	}
+	a.cfg.Store = "postgres://hub:secret@db.local/signalbox"
+	if err := errors.Join(a.checkStore(), a.noteStore()); err != nil {
+		t.Fatal(err)
+	}
+	a.cfg.Store = ""
+	err := a.checkStore()
+	if signalbox.CodeOf(err) != "store_elsewhere" || !strings.Contains(err.Error(), "db.local") || strings.Contains(err.Error(), "secret") {
+		t.Errorf("without the address: %v", err)
 	}
 }

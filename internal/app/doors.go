@@ -18,7 +18,7 @@ func (a *App) newHandler() (http.Handler, error) {
 	gate := api.NewGate(a.people, a.cfg.HTTP.TrustedProxies)
 	pages := compat.New(compat.Config{Gate: gate, Devices: a.devices, Commands: a.commands, Logger: a.logger})
 	return api.New(api.Config{
-		Gate: gate, People: a.people, Keys: a.keys, Devices: a.devices, Sessions: a.sessions, Bus: &a.bus, History: a.log, Commands: a.commands,
+		Gate: gate, People: a.people, Keys: a.keys, Devices: a.devices, Sessions: a.sessions, Bus: &a.bus, History: a.log, Archive: a.log, Spool: a.cfg.Data, Commands: a.commands, Replays: a.replays, Backup: a.backup,
 		Ready: a.Ready, Gatherer: a.metrics, Version: a.version, MaxBody: int64(a.cfg.HTTP.MaxBody), MaxImport: int64(a.cfg.HTTP.MaxImport),
 		PublicDocs: a.cfg.HTTP.PublicDocs, PublicMetrics: a.cfg.HTTP.PublicMetrics, Mount: pages.Mount, Stopping: a.stopping, Logger: a.logger,
 	}), nil

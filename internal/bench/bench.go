@@ -24,12 +24,15 @@ type Options struct {
 
 	Connections int           // default by mode
 	Duration    time.Duration // of one load; default 10 s
-	Runs        int           // of each variant; medians are reported; default 3
+	Runs        int           // of each variant; medians are reported; default 3, history 1
 	Rate        float64       // commands per second (commands: default 1,000), messages per second (survive: default 20,000)
 	Background  float64       // telemetry messages per second beside commands; default 5,000; negative none
 	Rounds      int           // of survive; default 20
 	Workers     int           // goroutines of the load generator; default 1, for connections and reconnect one a processor
 	Variants    []string      // of a mode, default all; see Modes
+	Store       string        // history: URL of an empty database on a server; default SQLite
+	Messages    int           // history: messages asked about; default 10 million
+	Quick       bool          // history: all of it small, in about half a minute
 	Logger      *slog.Logger  // progress at info
 }
 
@@ -48,7 +51,8 @@ func Modes() []Mode {
 		{"telemetry", "durable telemetry, one message per wake-up and bunched, against a sink", []string{"one", "bunched", "one-saved", "bunched-saved"}, runTelemetry},
 		{"commands", "latency of a command over the API to the device and its result back", nil, runCommands},
 		{"reconnect", "all devices drop and return at once", []string{"reset", "close"}, runReconnect},
-		{"survive", "kill -9 in the middle of telemetry: is all that was acknowledged there?", nil, runSurvive},
+		{"survive", "kill -9 in the middle of telemetry: is all that was acknowledged there?", []string{"telemetry", "history"}, runSurvive},
+		{"history", "intake, disk, questions and export of the history engine by itself, beside a row a message", []string{"intake", "rows", "questions"}, runHistory},
 		{"sessions", "a million sessions in process: bytes each, pauses of the garbage collector", nil, runSessions},
 	}
 }
@@ -75,6 +79,7 @@ func Run(ctx context.Context, mode string, o Options) (*Report, error) {
 type bencher struct {
 	Options
 	report *Report
+	sizes  *historySizes // of history; nil: by Options
 }
 
 func newBencher(m Mode, o Options) (*bencher, error) {
@@ -86,6 +91,9 @@ func newBencher(m Mode, o Options) (*bencher, error) {
 	}
 	if o.Runs <= 0 {
 		o.Runs = 3
+		if m.Name == "history" {
+			o.Runs = 1 // long ones
+		}
 	}
 	if o.Duration <= 0 {
 		o.Duration = 10 * time.Second

@@ -14,6 +14,8 @@
 //   - Latencies are counted from when a request was due, not from when it could be sent.
 //   - Nothing is reported as stored that was not found: counts come from the hub's metrics after everything is on
 //     disk, and messages of sampled devices are read back and compared one by one.
+//   - History is measured without a hub: its engine runs in a child of its own, which makes the load and takes the time,
+//     and says what it used. A database on a server must be empty; its tables are emptied afterwards.
 //
 // Only one measurement may run at a time on a machine.
 package bench

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"signalbox"
@@ -30,6 +31,16 @@ func runSurvive(ctx context.Context, b *bencher) (err error) {
 	rounds, rate := b.Rounds, b.Rate
 	if rounds <= 0 {
 		rounds = defaultRounds
+	}
+	b.report.Runs = rounds
+	if slices.Contains(b.Variants, "history") {
+		if err := b.surviveHistory(ctx, rounds); err != nil {
+			return err
+		}
+	}
+	if !slices.Contains(b.Variants, "telemetry") {
+		b.report.goal("acknowledged messages lost or doubled", 0, 0, false, "")
+		return nil
 	}
 	if rate <= 0 {
 		rate = defaultSurviveRate
@@ -68,7 +79,6 @@ func runSurvive(ctx context.Context, b *bencher) (err error) {
 	for _, p := range progress {
 		stored += p.Saved
 	}
-	b.report.Runs = rounds
 	b.report.add("kill -9", []Value{
 		{"rounds", "", float64(rounds)},
 		{"sent", "", float64(s.Stats().Messages)},

@@ -12,14 +12,14 @@ import (
 )
 
 func (c *command) benchCommand() *cobra.Command {
-	cmd := parent("bench", "Measure a hub: connections, telemetry, commands, reconnects",
+	cmd := parent("bench", "Measure a hub: connections, telemetry, commands, reconnects, history",
 		`Measures a hub that it starts for the purpose, or with --url a running one, from this machine's loopback
 addresses, and prints a table or --json. It wants all of the machine for itself.`,
 		"  signalbox bench telemetry\n  signalbox bench connections --connections 18000 --json\n  signalbox bench commands --url http://127.0.0.1:8080 --token-file token --devices 127.0.0.1:8765 --pid 1234")
 	for _, mode := range bench.Modes() {
 		cmd.AddCommand(c.benchModeCommand(mode))
 	}
-	cmd.AddCommand(c.benchSinkCommand())
+	cmd.AddCommand(c.benchSinkCommand(), c.benchHistoryEngineCommand())
 	return cmd
 }
 
@@ -40,11 +40,16 @@ func (c *command) benchModeCommand(mode bench.Mode) *cobra.Command {
 	flags.StringVar(&o.Dir, "dir", "", "where a started hub keeps its data (default: the system's temporary directory)")
 	flags.IntVar(&o.Connections, "connections", 0, "how many devices (default: by the measurement)")
 	flags.DurationVar(&o.Duration, "duration", 0, "how long one load lasts (default 10s)")
-	flags.IntVar(&o.Runs, "runs", 0, "how often each variant runs; medians are reported (default 3)")
+	flags.IntVar(&o.Runs, "runs", 0, "how often each variant runs; medians are reported (default 3; history 1)")
 	flags.Float64Var(&o.Rate, "rate", 0, "commands or messages a second (default: by the measurement)")
 	flags.Float64Var(&o.Background, "background", 0, "telemetry messages a second beside commands (default 5000; negative: none)")
 	flags.IntVar(&o.Rounds, "rounds", 0, "kills of the measurement survive (default 20)")
 	flags.IntVar(&o.Workers, "workers", 0, "goroutines that make the load (default: by the measurement)")
+	if mode.Name == "history" {
+		flags.StringVar(&o.Store, "store", "", "an empty database on a server, mysql://… or postgres://…, whose tables are emptied afterwards (default SQLite)")
+		flags.IntVar(&o.Messages, "messages", 0, "how many messages are asked about (default 10 million)")
+		flags.BoolVar(&o.Quick, "quick", false, "all of it small, in about half a minute")
+	}
 	if len(mode.Variants) > 0 {
 		flags.StringSliceVar(&o.Variants, "variants", nil, "only these: "+strings.Join(mode.Variants, ", "))
 	}
@@ -97,4 +102,17 @@ func (c *command) benchSinkCommand() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:0", "the address to listen on")
 	return cmd
+}
+
+// benchHistoryEngineCommand is the child that «bench history» measures.
+func (c *command) benchHistoryEngineCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:    "history-engine",
+		Short:  "Do one job with the history engine in this process",
+		Hidden: true,
+		Args:   between(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return bench.RunHistoryEngine(cmd.Context(), c.Stdin, c.Stdout)
+		},
+	}
 }

@@ -178,7 +178,7 @@ func TestWrongUsage(t *testing.T) {
 	}{
 		{"unknown command", []string{"servce"}, `nearest is "serve"`},
 		{"unknown part", []string{"device", "lst"}, `nearest is "list"`},
-		{"unknown command, none near", []string{"frobnicate"}, "it has bench, completion, config"},
+		{"unknown command, none near", []string{"frobnicate"}, "it has backup, bench, completion, config"},
 		{"unknown shell", []string{"completion", "fsh"}, `nearest is "fish"`},
 		{"unknown short flag", []string{"device", "list", "-x"}, "signalbox device list has no flag -x"},
 		{"times the wrong way round", []string{"history", "a", "--from", "1h", "--to", "2h"}, "--from 1h is not before --to 2h"},

@@ -19,23 +19,35 @@ import (
 const maxImportFile = 256 << 20
 
 func (c *command) importCommand() *cobra.Command {
-	return &cobra.Command{
+	var f telemetryFlags
+	cmd := &cobra.Command{
 		Use:   "import FILE",
-		Short: "Import data.json of the original remote-control server, or a file of devices",
+		Short: "Import data.json of the original remote-control server, a file of devices, or telemetry",
 		Long: `Imports users and devices from data.json of the original remote-control server: the same passwords
 log in. A file of devices alone may be CSV with a line of column names (name, type, password), a JSON
 list, or a JSON object a line; «-» is standard input.
 
 An import happens whole or not at all, and may be repeated: who exists already is kept as they are and
-reported. Entries that must be refused are named, and make the exit code 1; all others are imported.`,
+reported. Entries that must be refused are named, and make the exit code 1; all others are imported.
+
+Telemetry is taken from CSV, NDJSON and Parquet, as «signalbox export» writes them or from elsewhere,
+and from dumps and the database of the M2M original (--b4). What a file is shows at its beginning;
+--telemetry and the flags of telemetry say so. Importing telemetry again changes nothing: a message is
+known by device, time and content, and two equal ones of one time stay two.`,
 		Example: `  signalbox import data.json
-  signalbox import devices.csv --json > report.json`,
-		Args: between(1, 1),
+  signalbox import devices.csv --json > report.json
+  signalbox import history.parquet
+  signalbox import station.csv --device st01 --time-column date --zone Europe/Moscow
+  signalbox import mtom.sql --device env01 --field temp
+  signalbox import --b4 mysql://user@127.0.0.1/mtom --device env01 --create --type sensor`,
+		Args: between(0, 1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-			return []string{"json", "ndjson", "csv"}, cobra.ShellCompDirectiveFilterFileExt
+			return []string{"json", "ndjson", "jsonl", "csv", "parquet", "sql", "gz"}, cobra.ShellCompDirectiveFilterFileExt
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return c.importFrom(cmd.Context(), args[0], false) },
+		RunE: func(cmd *cobra.Command, args []string) error { return c.importAny(cmd.Context(), args, f) },
 	}
+	f.register(cmd, c)
+	return cmd
 }
 
 // importFrom sends a file to the hub and reports what became of each entry.

@@ -86,6 +86,8 @@ func completes(t *testing.T, s *station) {
 		{"send --type ", []string{"box\n"}, ""},
 		{"send sim-", []string{"sim-box-1"}, ""},
 		{"send sim-box-1 s", []string{"servo1\n"}, ""},
+		{"history --type ", []string{"box\n"}, ""},
+		{"history sim-box-1 sim-", []string{"sim-box-2"}, "sim-box-1"},
 		{"history sim-box-1 --order ", []string{"asc\ndesc\n"}, ""},
 		{"history sim-box-1 --fields ", []string{"servo1\n", "status\n"}, "seq"},
 		{"history sim-box-1 --fields servo1,", []string{"servo1,servo2\n"}, "servo1,servo1"},
@@ -157,7 +159,7 @@ func TestLive(t *testing.T) {
 		}
 	}
 	s.run("history", "sim-box-1", "--json").want(t, ExitOK, `"seq":`, `"ts":`, `"type":"telemetry"`)
-	s.run("history", "sim-box-1", "--fields", "seq").want(t, ExitOK, "seq=")
+	s.run("history", "sim-box-1", "--fields", "seq").want(t, ExitOK, "  seq\n")
 	stop()
 	(<-boxes).want(t, ExitOK, "logins", "device rm --prefix sim-")
 	if r := s.run("history", "sim-box-1", "--last", "3").want(t, ExitOK, "servo1"); strings.Contains(r.out, "seq") {

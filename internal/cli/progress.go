@@ -34,6 +34,10 @@ func (b *progress) at(done int) {
 		return
 	}
 	b.drawn = now
+	if b.total == 0 { // nobody knows
+		_, _ = fmt.Fprintf(b.w, "\r%d %s, %.0f/s\x1b[K", done, b.noun, float64(done)/now.Sub(b.begun).Seconds())
+		return
+	}
 	const columns = 30
 	filled := columns * done / max(b.total, 1)
 	rate := float64(done) / now.Sub(b.begun).Seconds()

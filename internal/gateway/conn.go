@@ -14,6 +14,7 @@ import (
 	"signalbox/internal/gateway/ws"
 	"signalbox/internal/ingest"
 	"signalbox/internal/registry"
+	"signalbox/internal/replay"
 	"signalbox/internal/session"
 	"signalbox/internal/wire"
 )
@@ -271,6 +272,11 @@ func (c *conn) telemetry(f *wire.Frame, payload []byte) time.Duration {
 				return 0
 			}
 			m.TimeMicros = micros
+		}
+		if replay.Marked(payload) {
+			c.g.stats.Invalid.Add(1)
+			c.refuseMessage("replayed", "The message is played from the past, as its member replay says; a hub does not store such messages.", m.Seq)
+			return 0
 		}
 	}
 	settles, verdict := c.g.Ingest.Telemetry(c.device, c.session.ID, &m)

@@ -52,6 +52,8 @@ func (l *Log) Buckets(ctx context.Context, q BucketQuery) ([][]Bucket, error) {
 		return nil, signalbox.Errorf(signalbox.KindInvalid, "invalid_buckets", "buckets is %d; 1 to %d are allowed", q.N, MaxBuckets)
 	case !q.From.Before(q.To):
 		return nil, badRange(q.From, q.To)
+	case q.To.Sub(q.From) == math.MaxInt64: // more than a time.Duration holds
+		return nil, signalbox.Errorf(signalbox.KindInvalid, "invalid_range", "from %s to %s is more than 292 years", q.From.Format(time.RFC3339), q.To.Format(time.RFC3339))
 	}
 	var s *summing
 	err := l.ask(ctx, q.Device, func(v *view) error {

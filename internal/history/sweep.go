@@ -23,7 +23,7 @@ import (
 
 const (
 	// sliceBytes and sliceEntries bound a slice: it is made narrower when it has more.
-	sliceBytes   = 48 << 20
+	sliceBytes   = 24 << 20
 	sliceEntries = 1 << indexBits
 	// indexBits are the low bits of a sorting key, which say where its entry is.
 	indexBits = 19
@@ -181,7 +181,7 @@ func (s *sweep) run(ctx context.Context, lo, hi int64) error {
 	s.workers = make([]worker, min(runtime.GOMAXPROCS(0), sweepWorkers))
 	var ahead, open []span // by k0; those that the slice has reached
 	again := true
-	for width := int64(1 << 16); ; {
+	for width := int64(0); ; {
 		if again {
 			var err error
 			if ahead, err = s.heads(ctx, lo); err != nil {
@@ -189,6 +189,9 @@ func (s *sweep) run(ctx context.Context, lo, hi int64) error {
 			}
 			slices.SortFunc(ahead, func(a, b span) int { return cmp.Compare(a.k0, b.k0) })
 			open, again = open[:0], false
+			if width == 0 {
+				width = firstWidth(ahead, lo, hi)
+			}
 		}
 		if len(open) == 0 {
 			if len(ahead) == 0 || ahead[0].k0 > hi {
@@ -227,6 +230,21 @@ func (s *sweep) run(ctx context.Context, lo, hi int64) error {
 			width = min(2*width, widest)
 		}
 	}
+}
+
+// firstWidth guesses how wide a slice may be, from how many chunks there are, which are in
+// order: each slice reads all that it reaches, so a few narrow ones would cost more than all.
+func firstWidth(ahead []span, lo, hi int64) int64 {
+	const narrowest = 1 << 16
+	if len(ahead) == 0 {
+		return narrowest
+	}
+	last := ahead[0].k1
+	for _, s := range ahead {
+		last = max(last, s.k1)
+	}
+	parts := int64(len(ahead))*chunkRows/(sliceEntries/4) + 1
+	return min(max((min(last, hi)-max(lo, ahead[0].k0))/parts, narrowest), widest)
 }
 
 // fill reads what the open chunks have from lo to hi. It reports false when that is too much.
@@ -268,12 +286,11 @@ func (s *sweep) read(ctx context.Context, w *worker, c *span, lo, hi int64) erro
 		s.count.Add(int64(len(w.places) - count))
 	}()
 	if c.run != nil {
-		c.run.Each(s.l.shapes, func(_ int, row *chunk.Row) bool {
-			if k := s.key(row.Position, row.Time); k >= lo && k <= hi {
-				from := len(w.bodies)
-				w.bodies = append(w.bodies, row.Body...)
-				w.places = append(w.places, place{c.device, row.Position, row.Received, row.Time, from, len(w.bodies)})
-			}
+		within := func(p signalbox.Position, t int64) bool { k := s.key(p, t); return k >= lo && k <= hi }
+		c.run.EachOf(s.l.shapes, within, func(_ int, row *chunk.Row) bool {
+			from := len(w.bodies)
+			w.bodies = append(w.bodies, row.Body...)
+			w.places = append(w.places, place{c.device, row.Position, row.Received, row.Time, from, len(w.bodies)})
 			return true
 		})
 		return nil

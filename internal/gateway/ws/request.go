@@ -127,12 +127,12 @@ func (r *Request) accept() {
 	var key [24 + len(keyGUID)]byte // parse has checked the length
 	copy(key[copy(key[:], r.Header("Sec-WebSocket-Key")):], keyGUID)
 	sum := sha1.Sum(key[:]) //nolint:gosec // no secret: the RFC's proof of having read the key
-	b := append(r.answer[:0], "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
-	b = base64.StdEncoding.AppendEncode(b, sum[:])
+	r.answer = append(r.answer[:0], "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: "...)
+	r.answer = base64.StdEncoding.AppendEncode(r.answer, sum[:])
 	if r.chosen != "" {
-		b = append(append(b, "\r\nSec-WebSocket-Protocol: "...), r.chosen...)
+		r.answer = append(append(r.answer, "\r\nSec-WebSocket-Protocol: "...), r.chosen...)
 	}
-	r.answer = append(b, "\r\n\r\n"...)
+	r.answer = append(r.answer, "\r\n\r\n"...)
 }
 
 // pooledFields is the most header fields for which there is room in a Request that is used again.

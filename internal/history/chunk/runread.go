@@ -186,11 +186,17 @@ func (d *runReader) appendBody(dst []byte) []byte {
 // Each calls f for each row in the order in which they were appended, with the body rebuilt,
 // until f returns false. The row is lent for the call. s is what the rows were appended
 // with.
-func (r *Run) Each(s *Shapes, f func(i int, row *Row) bool) {
+func (r *Run) Each(s *Shapes, f func(i int, row *Row) bool) { r.EachOf(s, nil, f) }
+
+// EachOf is Each for the rows that want chooses; the bodies of the others are not rebuilt.
+func (r *Run) EachOf(s *Shapes, want func(p signalbox.Position, time int64) bool, f func(i int, row *Row) bool) {
 	var d runReader
 	d.open(s, r)
 	var row Row
 	for i := 0; d.next(); i++ {
+		if want != nil && !want(d.position, d.time) {
+			continue
+		}
 		row.Position, row.Received, row.Time = d.position, d.received, d.time
 		row.Body = d.appendBody(row.Body[:0])
 		if !f(i, &row) {

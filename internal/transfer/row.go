@@ -1,0 +1,129 @@
+package transfer
+
+import (
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tidwall/gjson"
+
+	"signalbox"
+	"signalbox/internal/wire"
+)
+
+const (
+	// MaxObject is the longest object of an import, in bytes.
+	MaxObject = 16 << 20
+	// maxRecord is the longest line or record of a text, in bytes.
+	maxRecord = 2*MaxObject + 64<<10
+	// MaxColumns bounds the columns of fields in an export of CSV.
+	MaxColumns = 1000
+	// MaxTyped bounds the columns of fields in an export of Parquet.
+	MaxTyped = 200
+)
+
+// Format is how telemetry is written in a file.
+type Format string
+
+// The formats. Dump can only be read.
+const (
+	CSV     Format = "csv"
+	NDJSON  Format = "ndjson"
+	Parquet Format = "parquet"
+	Dump    Format = "dump"
+)
+
+// Row is one message of a file.
+type Row struct {
+	// Line is where it begins in a text, from 1; in Parquet the number of the row.
+	Line   int64
+	Device string
+	// Time is in Unix µs.
+	Time   int64
+	Object []byte
+}
+
+// Refusal is a row that cannot be taken; those behind it can.
+type Refusal struct {
+	Line   int64  `json:"line" doc:"The line, from 1; in Parquet the number of the row."`
+	Device string `json:"device,omitempty"`
+	Reason string `json:"reason"`
+}
+
+// Error tells the line and the reason.
+func (r *Refusal) Error() string { return fmt.Sprintf("line %d: %s", r.Line, r.Reason) }
+
+func refuse(line int64, device, format string, args ...any) *Refusal {
+	return &Refusal{Line: line, Device: device, Reason: fmt.Sprintf(format, args...)}
+}
+
+// fault is what makes a whole file unreadable.
+func fault(line int64, format string, args ...any) *signalbox.Error {
+	return signalbox.Errorf(signalbox.KindInvalid, "invalid_file", "line %d: %s; nothing was imported", line, fmt.Sprintf(format, args...))
+}
+
+// timeLayout is how times are written: RFC 3339, UTC, all the microseconds that history has.
+const timeLayout = "2006-01-02T15:04:05.000000Z"
+
+func appendTime(dst []byte, micros int64) []byte {
+	return time.UnixMicro(micros).UTC().AppendFormat(dst, timeLayout)
+}
+
+// checkObject says what is wrong with an object, "" for nothing.
+func checkObject(object []byte) string {
+	switch {
+	case len(object) > MaxObject:
+		return fmt.Sprintf("the object has %d bytes; at most %d are allowed", len(object), MaxObject)
+	case !utf8.Valid(object):
+		return "the object is not valid UTF-8"
+	}
+	var f wire.Frame
+	if err := wire.Scan(object, wire.Limits{Depth: 64, Keys: 1 << 20}, &f); err != nil {
+		return "this is no telemetry: " + err.Error()
+	}
+	return ""
+}
+
+// appendCell writes a cell of a table as a JSON value.
+func appendCell(dst []byte, cell string) []byte {
+	if cell == "true" || cell == "false" || isNumber(cell) {
+		return append(dst, cell...)
+	}
+	return appendString(dst, cell)
+}
+
+func isNumber(text string) bool {
+	return text != "" && (text[0] == '-' || text[0] >= '0' && text[0] <= '9') && gjson.Valid(text)
+}
+
+// appendString writes s, which is valid UTF-8, as a JSON string with as few escapes as may be.
+func appendString(dst []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	dst = append(dst, '"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			dst = append(dst, '\\', c)
+		case c == '\n':
+			dst = append(dst, '\\', 'n')
+		case c == '\r':
+			dst = append(dst, '\\', 'r')
+		case c == '\t':
+			dst = append(dst, '\\', 't')
+		case c < ' ':
+			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return append(dst, '"')
+}
+
+// cutShort keeps errors short.
+func cutShort(text string) string {
+	const most = 100
+	if len(text) > most {
+		return text[:most] + "…"
+	}
+	return text
+}
