@@ -16,7 +16,7 @@ import (
 )
 
 // diskSize is the size of the disk that gets full, in bytes.
-const diskSize = 8 << 20
+const diskSize = 24 << 20
 
 // TestFullDisk lets the disk get full under telemetry. The hub refuses loudly, loses
 // nothing it has acknowledged, and goes on by itself when there is room again.

@@ -162,6 +162,7 @@ func (l *Log) commitOrRetry(ctx context.Context) {
 			r.done(err)
 		}
 		if err == nil {
+			l.gone.Store(false)
 			l.recovered()
 			break
 		}

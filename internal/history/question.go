@@ -39,9 +39,14 @@ type BucketQuery struct {
 }
 
 // Width is the length of a bucket: whole microseconds, so the last one may reach past To.
+// One of more than 292 years is said to be that long.
 func (q *BucketQuery) Width() time.Duration {
-	span := q.To.UnixMicro() - q.From.UnixMicro()
-	return time.Duration((span+int64(q.N)-1)/int64(q.N)) * time.Microsecond
+	return time.Duration(min(q.micros(), math.MaxInt64/1000)) * time.Microsecond
+}
+
+// micros is the width in µs.
+func (q *BucketQuery) micros() int64 {
+	return max((q.To.UnixMicro()-q.From.UnixMicro()+int64(q.N)-1)/int64(q.N), 1)
 }
 
 // Buckets gives for each field the N buckets. A chunk that lies in one bucket as a whole is
@@ -52,12 +57,10 @@ func (l *Log) Buckets(ctx context.Context, q BucketQuery) ([][]Bucket, error) {
 		return nil, signalbox.Errorf(signalbox.KindInvalid, "invalid_buckets", "buckets is %d; 1 to %d are allowed", q.N, MaxBuckets)
 	case !q.From.Before(q.To):
 		return nil, badRange(q.From, q.To)
-	case q.To.Sub(q.From) == math.MaxInt64: // more than a time.Duration holds
-		return nil, signalbox.Errorf(signalbox.KindInvalid, "invalid_range", "from %s to %s is more than 292 years", q.From.Format(time.RFC3339), q.To.Format(time.RFC3339))
 	}
 	var s *summing
 	err := l.ask(ctx, q.Device, func(v *view) error {
-		s = &summing{l: l, from: q.From.UnixMicro(), to: q.To.UnixMicro(), width: max(q.Width().Microseconds(), 1), fields: q.Fields}
+		s = &summing{l: l, from: q.From.UnixMicro(), to: q.To.UnixMicro(), width: q.micros(), fields: q.Fields}
 		for range q.Fields {
 			s.buckets = append(s.buckets, make([]Bucket, q.N))
 		}
