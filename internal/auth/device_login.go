@@ -125,7 +125,9 @@ func (l *DeviceLogins) Check(a *Attempt, now time.Time) Outcome {
 	}
 	if l.verify(a) {
 		b.known.use(address)
-		b.known.use(pair)
+		if a.guessable() { // for others the address is enough, and there may be very many
+			b.known.use(pair)
+		}
 		if e := b.failing.find(pair); e != nil {
 			e.count, e.until = 0, 0
 			if e.guesses.back <= at { // guesses outlive a success: somebody else may have made them
