@@ -42,11 +42,15 @@ func remote(t *testing.T, db *storetest.Database, dir string, spoolBytes int64) 
 // until waits for something that happens in the background.
 func until(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !done(); {
-		if time.Now().After(end) {
+	look := time.NewTicker(10 * time.Millisecond)
+	defer look.Stop()
+	end := time.After(patience)
+	for !done() {
+		select {
+		case <-look.C:
+		case <-end:
 			t.Fatalf("%s: not within %v", what, patience)
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 }
 
