@@ -65,7 +65,7 @@ func fill(t *testing.T, dir string) {
 	must(t, log.Restore(t.Context(), 0, func(*signalbox.Entry) error { return nil }))
 	put := func(device signalbox.DeviceID, i int, object string) {
 		e := signalbox.Entry{Device: device, Kind: signalbox.EntryTelemetry, TimeMicros: noon.Add(time.Duration(i) * time.Second).UnixMicro(), Body: []byte(object)}
-		must(t, log.Append(&e, history.Soon, nil))
+		must(t, log.Append(&e, history.Soon))
 	}
 	for i := range 3000 {
 		put(1, i, fmt.Sprintf(`{"n":%d,"x":{"y":"%d °C"}}`, i, i%30))

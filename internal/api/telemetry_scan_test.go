@@ -217,7 +217,7 @@ func TestScanOrder(t *testing.T) {
 			Device: h.devices.Find(device).ID, Kind: signalbox.EntryTelemetry, Body: fmt.Appendf(nil, `{"n":%d}`, i),
 			TimeMicros: noon.Add(time.Duration(i*i%977) * time.Second).UnixMicro(),
 		}
-		must(t, h.log.Append(&e, history.Soon, nil))
+		must(t, h.log.Append(&e, history.Soon))
 	}
 	must(t, h.log.Wait(t.Context(), h.log.Head()))
 	read := func(url string) (all []message) {

@@ -24,7 +24,7 @@ var noon = time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
 func (h *hub) past(t testing.TB, device string, at time.Time, object string) signalbox.Position {
 	t.Helper()
 	e := signalbox.Entry{Device: h.devices.Find(device).ID, Kind: signalbox.EntryTelemetry, TimeMicros: at.UnixMicro(), Body: []byte(object)}
-	must(t, h.log.Append(&e, history.Now, nil))
+	must(t, h.log.Append(&e, history.Now))
 	must(t, h.log.Wait(t.Context(), e.Position))
 	return e.Position
 }

@@ -125,7 +125,7 @@ func TestClockBehindTheLog(t *testing.T) {
 	var log written
 	a := open(t, testConfig(t.TempDir()), &log)
 	defer closeApp(t, a)
-	if err := a.log.Append(&signalbox.Entry{Kind: signalbox.EntryPresence, Device: 1, Body: []byte("{}")}, 0, nil); err != nil {
+	if err := a.log.Append(&signalbox.Entry{Kind: signalbox.EntryPresence, Device: 1, Body: []byte("{}")}, 0); err != nil {
 		t.Fatal(err)
 	}
 	message := func() string { return a.clockCheck().Message }

@@ -34,7 +34,7 @@ func pour(ctx context.Context, t *testing.T, a *App, devices []*registry.Device,
 						Kind: signalbox.EntryTelemetry, Device: d.ID,
 						Body: fmt.Appendf(nil, `{"type":"telemetry","seq":%d,"t":%d.%d,"from":%d,"text":"ä%x"}`, i, i%40, n, k, i*i),
 					}
-					if err := a.log.Append(e, history.Now, nil); err != nil {
+					if err := a.log.Append(e, history.Now); err != nil {
 						t.Error(err)
 						return
 					}

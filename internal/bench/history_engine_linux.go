@@ -155,7 +155,7 @@ const fullPause = 200 * time.Microsecond
 // put appends an entry, and waits when the log is full.
 func (e *engine) put(ctx context.Context, entry *signalbox.Entry) error {
 	for {
-		err := e.log.Append(entry, history.Soon, nil)
+		err := e.log.Append(entry, history.Soon)
 		if !errors.Is(err, history.ErrFull) {
 			return err
 		}

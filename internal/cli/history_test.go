@@ -40,7 +40,7 @@ func withPast(t *testing.T) *station {
 	noon := time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
 	put := func(device signalbox.DeviceID, minute int, object string) {
 		e := signalbox.Entry{Device: device, Kind: signalbox.EntryTelemetry, TimeMicros: noon.Add(time.Duration(minute) * time.Minute).UnixMicro(), Body: []byte(object)}
-		if err := log.Append(&e, past.Now, nil); err != nil {
+		if err := log.Append(&e, past.Now); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -23,7 +23,7 @@ type testLog struct {
 
 	mu       sync.Mutex
 	next     signalbox.Position
-	pending  []pendingEntry
+	pending  []signalbox.Position
 	past     []signalbox.Entry // committed in earlier lives
 	entries  []signalbox.Entry // all that was appended in this one
 	wake     chan struct{}
@@ -38,11 +38,6 @@ type testLog struct {
 	committed atomic.Uint64
 	stop      context.CancelFunc
 	done      sync.WaitGroup
-}
-
-type pendingEntry struct {
-	pos    signalbox.Position
-	change history.Change
 }
 
 // newTestLog makes a log that goes on where another, which may be nil, was committed to.
@@ -84,12 +79,12 @@ func (l *testLog) run(ctx context.Context, t testing.TB) {
 		if len(batch) == 0 {
 			continue
 		}
-		err := l.commit(context.WithoutCancel(ctx), batch)
+		err := l.commit(context.WithoutCancel(ctx))
 		if err != nil {
 			t.Errorf("commit: %v", err)
 			return
 		}
-		last := batch[len(batch)-1].pos
+		last := batch[len(batch)-1]
 		l.committed.Store(uint64(last))
 		l.mu.Lock()
 		close(l.changed)
@@ -101,8 +96,8 @@ func (l *testLog) run(ctx context.Context, t testing.TB) {
 	}
 }
 
-// commit writes a batch, and what rides along if the test wants that.
-func (l *testLog) commit(ctx context.Context, batch []pendingEntry) error {
+// commit writes what rides along, if the test wants that.
+func (l *testLog) commit(ctx context.Context) error {
 	var (
 		writes []history.Change
 		dones  []func(error)
@@ -115,13 +110,6 @@ func (l *testLog) commit(ctx context.Context, batch []pendingEntry) error {
 		}
 	}
 	err := l.store.Update(ctx, func(tx *store.Tx) error {
-		for _, p := range batch {
-			if p.change != nil {
-				if err := p.change(ctx, tx); err != nil {
-					return err
-				}
-			}
-		}
 		for _, write := range writes {
 			if err := write(ctx, tx); err != nil {
 				return err
@@ -135,7 +123,7 @@ func (l *testLog) commit(ctx context.Context, batch []pendingEntry) error {
 	return err
 }
 
-func (l *testLog) Append(e *signalbox.Entry, _ history.Urgency, change history.Change) error {
+func (l *testLog) Append(e *signalbox.Entry, _ history.Urgency) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.full {
@@ -147,7 +135,7 @@ func (l *testLog) Append(e *signalbox.Entry, _ history.Urgency, change history.C
 	kept := *e
 	kept.Body = append([]byte(nil), e.Body...)
 	l.entries = append(l.entries, kept)
-	l.pending = append(l.pending, pendingEntry{e.Position, change})
+	l.pending = append(l.pending, e.Position)
 	signal(l.wake)
 	return nil
 }
@@ -213,7 +201,7 @@ func (l *testLog) hold(held bool) {
 func (l *testLog) entry(tb testing.TB) {
 	tb.Helper()
 	e := signalbox.Entry{Kind: signalbox.EntryAlert, Body: []byte("{}")}
-	if err := l.Append(&e, history.Now, nil); err != nil {
+	if err := l.Append(&e, history.Now); err != nil {
 		tb.Fatal(err)
 	}
 	if err := l.Wait(tb.Context(), e.Position); err != nil {
@@ -532,7 +520,7 @@ func (g *rig) telemetry(name, object string) {
 	g.t.Helper()
 	id, _ := g.devices.Find(name)
 	e := &signalbox.Entry{Device: id, Kind: signalbox.EntryTelemetry, Body: []byte(object)}
-	if err := g.log.Append(e, history.Soon, nil); err != nil {
+	if err := g.log.Append(e, history.Soon); err != nil {
 		return // the log is full, and a device waits
 	}
 	if g.road.Watching(id) {

@@ -66,7 +66,7 @@ type debt struct {
 func (m *image) append(log history.Appender, entry *signalbox.Entry, u history.Urgency, changed *entry, also []*entry) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err := log.Append(entry, u, nil); err != nil {
+	if err := log.Append(entry, u); err != nil {
 		return err
 	}
 	m.last = entry.Position

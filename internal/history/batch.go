@@ -18,7 +18,6 @@ type batch struct {
 	buf        []byte // entries, encoded
 	received   int64  // of the first entry, µs
 	prev       int64  // received time of the entry before
-	changes    []Change
 	committing bool
 }
 

@@ -28,7 +28,7 @@ func BenchmarkAppend(b *testing.B) {
 		for pb.Next() {
 			i := n.Add(1)
 			e = signalbox.Entry{Kind: signalbox.EntryTelemetry, Device: signalbox.DeviceID(i%2000 + 1), Body: bodies[i%4096]}
-			for errors.Is(l.log.Append(&e, history.Soon, nil), history.ErrFull) {
+			for errors.Is(l.log.Append(&e, history.Soon), history.ErrFull) {
 				runtime.Gosched()
 			}
 		}
@@ -47,7 +47,7 @@ func BenchmarkPage(b *testing.B) {
 			put := func(device signalbox.DeviceID, n int) {
 				for i := range n {
 					e := telemetry(device, fmt.Sprintf(`{"n":%d,"status":"ok","temp":%d}`, i, i%40))
-					for errors.Is(l.log.Append(&e, history.Soon, nil), history.ErrFull) {
+					for errors.Is(l.log.Append(&e, history.Soon), history.ErrFull) {
 						runtime.Gosched()
 					}
 				}

@@ -170,10 +170,6 @@ func (l *Log) commitOrRetry(ctx context.Context) {
 			w.riders = nil // whatever was wrong, they can wait; the entries cannot
 			continue
 		}
-		if bad, ok := errors.AsType[*badChange](err); ok {
-			l.cfg.Logger.Error("a change was refused by the database and left out", "err", bad.err)
-			continue
-		}
 		if l.spool != nil && signalbox.KindOf(err) == signalbox.KindUnavailable {
 			l.gone.Store(true)
 			l.failed(l.away(err))
@@ -208,11 +204,6 @@ func (l *Log) prepare(i int, b *batch) {
 	}
 	l.ready[i] = l.enc.EncodeAll(b.buf, l.ready[i][:0])
 }
-
-// badChange is a rider that the database refused for its content.
-type badChange struct{ err error }
-
-func (e *badChange) Error() string { return e.err.Error() }
 
 // attempt commits w, after what is still in the spool, and finds out what became of an earlier
 // attempt whose end is not known.
@@ -262,13 +253,6 @@ type doubt struct {
 
 // toSpool keeps the rows of w on the local disk. The rest of w waits for the server.
 func (l *Log) toSpool(w *work) bool {
-	for _, b := range w.rows {
-		for _, change := range b.changes {
-			if change != nil {
-				return false // it has to be in the database with its entry
-			}
-		}
-	}
 	if err := l.spool.add(w.rows, l.ready); err != nil {
 		l.failed(signalbox.Wrap(signalbox.KindUnavailable, "store_unavailable", err, "the database server is away, and telemetry cannot be kept on the local disk (%v)", err))
 		return false
@@ -284,7 +268,7 @@ func (l *Log) toSpool(w *work) bool {
 		l.stats.RawBytes.Add(int64(len(b.buf)))
 		l.stats.StoredBytes.Add(int64(len(l.ready[i])))
 		l.pending -= len(b.buf)
-		*b = batch{buf: b.buf[:0], changes: b.changes[:0]}
+		*b = batch{buf: b.buf[:0]}
 		l.free.Put(b)
 	}
 	left := copy(l.rows, l.rows[len(w.rows):])
@@ -338,9 +322,6 @@ func (l *Log) commit(ctx context.Context, w *work) error {
 			if err != nil {
 				return err
 			}
-			if err := b.ride(ctx, tx); err != nil {
-				return err
-			}
 		}
 		for _, sh := range w.shapes {
 			if _, err := tx.Exec(ctx, `INSERT INTO shape (id, body) VALUES (?,?)`, int64(sh.ID), sh.Text); err != nil {
@@ -370,23 +351,6 @@ func (l *Log) commit(ctx context.Context, w *work) error {
 		}
 		return tx.SetMeta(ctx, markName, strconv.FormatInt(w.mark, 10))
 	})
-}
-
-// ride runs the changes that belong to the entries of b.
-func (b *batch) ride(ctx context.Context, tx *store.Tx) error {
-	for j, change := range b.changes {
-		if change == nil {
-			continue
-		}
-		if err := change(ctx, tx); err != nil {
-			if signalbox.KindOf(err) == signalbox.KindUnavailable {
-				return err
-			}
-			b.changes[j] = nil
-			return &badChange{err: err}
-		}
-	}
-	return nil
 }
 
 func (c *newChunk) insert(ctx context.Context, tx *store.Tx, device signalbox.DeviceID) error {
@@ -431,8 +395,6 @@ func (l *Log) settle(w *work) {
 		l.kept = l.kept[:copy(l.kept, l.kept[w.drop:])]
 	}
 	for _, b := range w.rows {
-		clear(b.changes)
-		b.changes = b.changes[:0]
 		l.kept = append(l.kept, b.first)
 		l.pending -= len(b.buf)
 		l.lag += len(b.buf)

@@ -19,8 +19,7 @@
 //     nothing is dropped.
 //   - Faults. When a commit fails (a full disk) it is tried again until it succeeds; Err
 //     tells meanwhile. Entries keep their positions.
-//   - Riders. A Change given with an entry is part of the same transaction, so a table and
-//     the log cannot disagree. What Ride gives goes along with a commit that happens anyway.
+//   - Riders. What Ride gives goes along with a commit that happens anyway.
 //
 // # Sealing
 //

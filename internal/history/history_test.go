@@ -101,7 +101,7 @@ func (b *bench) restore(tb testing.TB, checkpoint signalbox.Position) {
 
 func (b *bench) append(tb testing.TB, e signalbox.Entry, u history.Urgency) signalbox.Entry {
 	tb.Helper()
-	if err := b.log.Append(&e, u, nil); err != nil {
+	if err := b.log.Append(&e, u); err != nil {
 		tb.Fatal(err)
 	}
 	return e
@@ -182,7 +182,7 @@ func TestConcurrentAppendKeepsOneOrder(t *testing.T) {
 				if i%3 == 0 {
 					e.Kind, e.TimeMicros = signalbox.EntryAlert, time.Now().UnixMicro()-rng.Int64N(1e12)
 				}
-				if err := b.log.Append(&e, history.Urgency(i%3), nil); err != nil {
+				if err := b.log.Append(&e, history.Urgency(i%3)); err != nil {
 					t.Error(err)
 					return
 				}
@@ -296,7 +296,7 @@ func TestFullAndRecovery(t *testing.T) {
 	n := 0
 	for ; ; n++ {
 		e := telemetry(1, fmt.Sprintf(`{"n":%90d}`, n))
-		err := b.log.Append(&e, history.Soon, nil)
+		err := b.log.Append(&e, history.Soon)
 		if err == nil {
 			continue
 		}
@@ -324,36 +324,6 @@ func TestLargeEntry(t *testing.T) {
 	b.wait(t, b.append(t, telemetry(1, large), history.Now).Position)
 	if got := b.all(t, 0); len(got) != 1 || string(got[0].Body) != large {
 		t.Error("the entry came back changed")
-	}
-}
-
-func TestRiders(t *testing.T) {
-	b := open(t, t.TempDir(), history.Config{})
-	set := func(name string) history.Change {
-		return func(ctx context.Context, tx *store.Tx) error { return tx.SetMeta(ctx, name, "yes") }
-	}
-	bad := func(ctx context.Context, tx *store.Tx) error {
-		if err := tx.SetMeta(ctx, "half", "yes"); err != nil {
-			return err
-		}
-		_, err := tx.Exec(ctx, `INSERT INTO meta (name, value) VALUES ('null', NULL)`)
-		return err
-	}
-	for _, change := range []history.Change{set("a"), bad, set("b"), bad, nil, set("c")} {
-		e := telemetry(1, `{}`)
-		if err := b.log.Append(&e, history.Now, change); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b.run(t, patience)
-	b.wait(t, 6)
-	for name, want := range map[string]string{"a": "yes", "b": "yes", "c": "yes", "half": "", "null": ""} {
-		if got, err := b.st.Meta(t.Context(), name); err != nil || got != want {
-			t.Errorf("%s is %q, want %q (%v)", name, got, want, err)
-		}
-	}
-	if n := len(b.all(t, 0)); n != 6 {
-		t.Errorf("%d entries, want 6: a bad change must not take its entry with it", n)
 	}
 }
 
@@ -427,7 +397,7 @@ func TestDrain(t *testing.T) {
 			t.Fatalf("stopped with %v at %d", err, b.log.Committed())
 		}
 		e := telemetry(1, `{}`)
-		if err := b.log.Append(&e, history.Now, nil); signalbox.CodeOf(err) != "stopping" {
+		if err := b.log.Append(&e, history.Now); signalbox.CodeOf(err) != "stopping" {
 			t.Errorf("Append after the end gave %v", err)
 		}
 		b.wait(t, 1000)
@@ -484,7 +454,7 @@ func TestKill(t *testing.T) {
 			for i := 0; !stop.Load(); i++ {
 				e := telemetry(signalbox.DeviceID(w+1), fmt.Sprintf(`{"i":%d}`, i))
 				e.Boot, e.Seq = 1, uint64(i+1)
-				if err := b.log.Append(&e, history.Acked, nil); errors.Is(err, history.ErrFull) {
+				if err := b.log.Append(&e, history.Acked); errors.Is(err, history.ErrFull) {
 					i--
 				} else if err != nil {
 					t.Error(err)

@@ -32,15 +32,16 @@ const (
 	Now
 )
 
-// Change is something more to write in an entry's transaction. It may run more than once
+// Change is something more to write in a commit's transaction. It may run more than once
 // (a commit that failed is tried again) and must be free of side effects.
 type Change func(ctx context.Context, tx *store.Tx) error
 
 // Appender is the writing side of the log, as the roads use it.
 type Appender interface {
 	// Append gives e the next position and keeps a copy of its body; e.Position and
-	// e.ReceivedMicros are set, e.TimeMicros where it is 0 or later than that. change may be nil. ErrFull when too much waits already.
-	Append(e *signalbox.Entry, u Urgency, change Change) error
+	// e.ReceivedMicros are set, e.TimeMicros where it is 0 or later than that. ErrFull when too
+	// much waits already.
+	Append(e *signalbox.Entry, u Urgency) error
 	// Wait returns when everything up to p is on disk, or with ctx's error, or with
 	// KindUnavailable when the log ended without it.
 	Wait(ctx context.Context, p signalbox.Position) error
@@ -288,7 +289,7 @@ func (l *Log) Pending() int {
 }
 
 // Append implements Appender. Safe from any goroutine; does not allocate in the long run.
-func (l *Log) Append(e *signalbox.Entry, u Urgency, change Change) error {
+func (l *Log) Append(e *signalbox.Entry, u Urgency) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
@@ -312,9 +313,6 @@ func (l *Log) Append(e *signalbox.Entry, u Urgency, change Change) error {
 	before := len(b.buf)
 	b.add(e)
 	l.pending += len(b.buf) - before
-	if change != nil {
-		b.changes = append(b.changes, change)
-	}
 	if l.cfg.Announce != nil && e.Kind != signalbox.EntryImported {
 		l.cfg.Announce(e)
 	}

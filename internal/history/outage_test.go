@@ -141,7 +141,7 @@ func TestOutageBeyondTheSpool(t *testing.T) {
 	n := 100
 	for ; n < 100_000; n++ {
 		e := telemetry(signalbox.DeviceID(n%2+1), fmt.Sprintf(`{"n":%d}`, n))
-		if err := b.log.Append(&e, history.Now, nil); errors.Is(err, history.ErrFull) {
+		if err := b.log.Append(&e, history.Now); errors.Is(err, history.ErrFull) {
 			break
 		} else if err != nil {
 			t.Fatal(err)
@@ -160,7 +160,7 @@ func TestOutageBeyondTheSpool(t *testing.T) {
 	until(t, "all is in the database", func() bool { return b.log.Err() == nil && b.log.Stats().Spooled.Load() == 0 })
 	if n%2 == 1 {
 		e := telemetry(2, fmt.Sprintf(`{"n":%d}`, n))
-		until(t, "there is room again", func() bool { return b.log.Append(&e, history.Now, nil) == nil })
+		until(t, "there is room again", func() bool { return b.log.Append(&e, history.Now) == nil })
 		b.wait(t, e.Position)
 	}
 	wantAll(t, b, int(b.log.Head()))

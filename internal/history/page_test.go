@@ -193,7 +193,7 @@ func TestPageWhileWriting(t *testing.T) {
 			if i%100 == 0 {
 				u = history.Now
 			}
-			if err := b.log.Append(&e, u, nil); err != nil {
+			if err := b.log.Append(&e, u); err != nil {
 				done <- err
 				return
 			}

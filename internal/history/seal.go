@@ -101,7 +101,7 @@ func (s *sealer) take(ctx context.Context, b *batch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.lag -= len(b.buf)
-	*b = batch{buf: b.buf[:0], changes: b.changes[:0]}
+	*b = batch{buf: b.buf[:0]}
 	l.free.Put(b)
 }
 

@@ -233,7 +233,7 @@ func feed(t *testing.T, b *bench, devices, from, to int, untilFull bool) int {
 	for k := from; k < to; k++ {
 		e := telemetry(signalbox.DeviceID(k%devices+1), numberedBody(k%devices+1, k/devices))
 		for {
-			err := b.log.Append(&e, history.Soon, nil)
+			err := b.log.Append(&e, history.Soon)
 			if err == nil {
 				break
 			}

@@ -119,7 +119,7 @@ func (r *Road) Telemetry(d *registry.Device, sessionID uint64, m *Message) (sett
 	e, _ := r.entries.Get().(*signalbox.Entry)
 	*e = signalbox.Entry{Device: d.ID, Kind: signalbox.EntryTelemetry, TimeMicros: r.plausible(m.TimeMicros), Boot: m.Boot, Seq: m.Seq, Body: m.Body}
 	defer r.entries.Put(e)
-	if err := r.log.Append(e, urgency, nil); err != nil {
+	if err := r.log.Append(e, urgency); err != nil {
 		return 0, r.refused(err)
 	}
 	s.Position, s.ReceivedMicros, s.TimeMicros, s.Reported = e.Position, e.ReceivedMicros, e.TimeMicros, true
@@ -261,7 +261,7 @@ func (r *Road) presence(id signalbox.DeviceID, p signalbox.PresenceChange) (sign
 	if e.Body, err = json.Marshal(p); err != nil {
 		return e, fmt.Errorf("encode presence: %w", err)
 	}
-	err = r.log.Append(&e, history.Soon, nil)
+	err = r.log.Append(&e, history.Soon)
 	return e, err
 }
 
@@ -271,5 +271,5 @@ func (r *Road) Alert(d *registry.Device, alert, text string) error {
 	if err != nil {
 		return fmt.Errorf("encode alert: %w", err)
 	}
-	return r.log.Append(&signalbox.Entry{Device: d.ID, Kind: signalbox.EntryAlert, Body: body}, history.Soon, nil)
+	return r.log.Append(&signalbox.Entry{Device: d.ID, Kind: signalbox.EntryAlert, Body: body}, history.Soon)
 }

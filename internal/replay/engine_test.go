@@ -60,7 +60,7 @@ func fill(t *testing.T, log *history.Log, devices, n int) {
 		if rng.IntN(10) == 0 {
 			e.TimeMicros = time.Now().UnixMicro() - rng.Int64N(3_000_000)
 		}
-		for log.Append(&e, history.Soon, nil) != nil {
+		for log.Append(&e, history.Soon) != nil {
 			if err := log.Wait(t.Context(), log.Head()); err != nil {
 				t.Fatal(err)
 			}

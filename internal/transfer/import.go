@@ -14,7 +14,7 @@ import (
 // Archive is history as an import uses it; history.Log is it.
 type Archive interface {
 	Page(ctx context.Context, q history.Query) ([]signalbox.Telemetry, error)
-	Append(e *signalbox.Entry, u history.Urgency, change history.Change) error
+	Append(e *signalbox.Entry, u history.Urgency) error
 	Wait(ctx context.Context, p signalbox.Position) error
 	Committed() signalbox.Position
 }
@@ -235,7 +235,7 @@ const flowBytes = 4 << 20
 func (im *importing) append(ctx context.Context, id signalbox.DeviceID, r *record) error {
 	e := signalbox.Entry{Device: id, Kind: signalbox.EntryImported, TimeMicros: r.time, Body: r.object}
 	for {
-		err := im.t.Archive.Append(&e, history.Soon, nil)
+		err := im.t.Archive.Append(&e, history.Soon)
 		if err == nil {
 			break
 		}

@@ -201,11 +201,11 @@ type fullLog struct {
 	n int
 }
 
-func (f *fullLog) Append(e *signalbox.Entry, u history.Urgency, c history.Change) error {
+func (f *fullLog) Append(e *signalbox.Entry, u history.Urgency) error {
 	if f.n++; f.n%100 == 0 {
 		return history.ErrFull
 	}
-	return f.Log.Append(e, u, c)
+	return f.Log.Append(e, u)
 }
 
 func (f *fullLog) Wait(ctx context.Context, p signalbox.Position) error {

@@ -65,7 +65,7 @@ func (h *hub) target(t testing.TB) transfer.Target {
 func (h *hub) keep(t testing.TB, device string, at int64, object string) {
 	t.Helper()
 	id, _ := h.find(device)
-	must(t, h.log.Append(&signalbox.Entry{Device: id, Kind: signalbox.EntryTelemetry, TimeMicros: at, Body: []byte(object)}, history.Now, nil))
+	must(t, h.log.Append(&signalbox.Entry{Device: id, Kind: signalbox.EntryTelemetry, TimeMicros: at, Body: []byte(object)}, history.Now))
 	must(t, h.log.Wait(context.Background(), h.log.Head()))
 }
 
@@ -285,7 +285,7 @@ func tooFewColumns(h *hub) error {
 	if err != nil {
 		return err
 	}
-	if err := h.log.Append(&signalbox.Entry{Device: 1, Kind: signalbox.EntryTelemetry, TimeMicros: base - 1, Body: []byte(`{"new":1}`)}, history.Now, nil); err != nil {
+	if err := h.log.Append(&signalbox.Entry{Device: 1, Kind: signalbox.EntryTelemetry, TimeMicros: base - 1, Body: []byte(`{"new":1}`)}, history.Now); err != nil {
 		return err
 	}
 	if err := h.log.Wait(ctx, h.log.Head()); err != nil {
