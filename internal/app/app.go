@@ -165,7 +165,7 @@ func (a *App) openRoads(ctx context.Context) (err error) {
 		spool = a.cfg.Data
 	}
 	a.log, err = history.Open(ctx, history.Config{
-		MaxWait: h.MaxWait, AckWait: h.AckWait, RowBytes: h.RowBytes, MaxPending: h.MaxPending, TailBytes: h.Tail, Spool: spool, SpoolBytes: int64(h.Spool),
+		MaxWait: h.MaxWait, AckWait: h.AckWait, RowBytes: h.RowBytes, MaxPending: h.MaxPending, TailBytes: h.Tail, Cold: h.Cold, Spool: spool, SpoolBytes: int64(h.Spool),
 		Announce: a.bus.Publish, Logger: a.logger,
 	}, a.store)
 	if err != nil {

@@ -127,6 +127,8 @@ type HistoryConfig struct {
 	MaxPending int
 	Tail       int
 	Cache      int
+	// Cold is how long a device is silent until it has nothing in Tail.
+	Cold time.Duration
 	// Spool is how much the local disk takes while a database server is away, in bytes.
 	Spool int
 	// Keep says how much history is kept; without a rule all is.
@@ -198,7 +200,7 @@ func DefaultConfig() Config {
 		Telemetry: TelemetryConfig{MaxKeys: 256, MaxDepth: 16, Past: 30 * day, Future: time.Minute},
 		History: HistoryConfig{
 			MaxWait: 50 * time.Millisecond, AckWait: 2 * time.Millisecond,
-			RowBytes: 256 * kib, MaxPending: 64 * mib, Tail: 128 * mib, Spool: gib, Cache: 64 * mib,
+			RowBytes: 256 * kib, MaxPending: 64 * mib, Tail: 128 * mib, Cold: 10 * time.Minute, Spool: gib, Cache: 64 * mib,
 		},
 		Replay: ReplayConfig{Max: replay.DefaultMax},
 		Commands: CommandsConfig{

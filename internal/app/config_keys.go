@@ -150,6 +150,8 @@ func historySettings() []setting {
 			means("How much may wait in memory for its commit. Beyond it devices are read more slowly and requests are refused; nothing is dropped."),
 		size("history.tail", func(c *Config) *int { return &c.History.Tail }, mib, 64*gib).
 			means("How much memory the messages may take that are not in a chunk yet. More makes better chunks where there are very many devices."),
+		duration("history.cold", func(c *Config) *time.Duration { return &c.History.Cold }, time.Second, 365*day).
+			means("How long a device is silent until its messages go into a chunk, even a small one, and it takes no memory for them. Small chunks are merged later."),
 		size("history.spool", func(c *Config) *int { return &c.History.Spool }, mib, 1024*gib).
 			means("How much telemetry the data directory takes while the database server (store) is away. It goes into the database when the server is back; beyond it devices are read no more until then."),
 		list("history.keep", `a list of rules, such as ["90d", "type:station 30d", "device:esp01 1GiB 365d"]`, func(c *Config) *[]Keep { return &c.History.Keep }, parseKeep, Keep.String).

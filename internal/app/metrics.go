@@ -72,6 +72,8 @@ func (a *App) roadMetrics() []metric {
 		counter("log_raw_bytes", "Bytes of entries before compression.", &log.RawBytes),
 		counter("log_stored_bytes", "Bytes of entries after compression.", &log.StoredBytes),
 		gauge("log_kept_entries", "Entries that the log keeps: those in no chunk yet, and what a restart would read.", func() float64 { return float64(a.log.Kept()) }),
+		gauge("history_runs", "Devices with messages in memory that are in no chunk yet.", func() float64 { return float64(log.Runs.Load()) }),
+		gauge("history_run_bytes", "Memory of these messages.", func() float64 { return float64(log.RunBytes.Load()) }),
 		counter("history_chunks", "Chunks written.", &log.Chunks),
 		counter("history_chunk_messages", "Messages, and other entries, in chunks written.", &log.ChunkMessages),
 		counter("history_chunk_bytes", "Bytes of chunks written.", &log.ChunkBytes),

@@ -36,6 +36,9 @@ func (b *bencher) howMany(otherwise int) (int, error) {
 	return n, nil
 }
 
+// idleAfter is history.cold of the hubs whose memory is measured: long enough to measure before it, too.
+const idleAfter = 5 * time.Second
+
 // fleetPrefix makes names that no earlier measurement on the same hub has used.
 func fleetPrefix() string { return "bench-" + strconv.FormatInt(time.Now().UnixNano(), 36) }
 
@@ -64,9 +67,11 @@ func runConnections(ctx context.Context, b *bencher) error {
 		b.report.goal(v+": connections accepted and logged in per second", b.report.get(v, "rate"), 20_000, true, "/s")
 		b.report.goal(v+": memory of an idle device", b.report.get(v, "device"), 1000, false, "B")
 	}
-	b.report.note("Memory is resident memory after a garbage collection. A few devices come, report and go first. device: from a hub " +
-		"without devices to the hub, restarted with them, to which all are connected, each with a state (one message stored); " +
-		"connection: from that restarted hub before they connect.")
+	b.report.note("Memory is resident memory after a garbage collection. A few devices come, report and go first. device: from a hub "+
+		"without devices to the hub, restarted with them, to which all are connected, each with a state (one message stored); "+
+		"connection: from that restarted hub before they connect. An idle device has been silent for longer than history.cold, which is "+
+		"%v here instead of 10 minutes; just heard: device before that, with its message in memory as well. left: what is still there "+
+		"of connection when all have gone, their states and what the burst of them has cost.", idleAfter)
 	return nil
 }
 
@@ -79,7 +84,7 @@ func (b *bencher) connections(ctx context.Context, variant string, n int) (value
 		t, err = b.startSink(ctx)
 		cfg.Credentials = bareCredentials(n)
 	} else {
-		h, err = b.startHub(ctx)
+		h, err = b.startHub(ctx, "SIGNALBOX_HISTORY_COLD="+idleAfter.String())
 		t = h
 		cfg.Protocol = signalbox.ProtocolV2
 		if variant == "v1" {
@@ -150,7 +155,7 @@ func (b *bencher) connections(ctx context.Context, variant string, n int) (value
 			return nil, err
 		}
 	}
-	after, err := idleBytes(ctx, t)
+	fresh, after, left, err := b.rest(ctx, t, h, s)
 	if err != nil {
 		return nil, err
 	}
@@ -162,12 +167,38 @@ func (b *bencher) connections(ctx context.Context, variant string, n int) (value
 		{"CPU of the load", "s/1M", (ownAfter - own) * 1e6 / float64(n)},
 		{"connection", "B", (after - before) / float64(n)},
 		{"device", "B", (after - empty) / float64(n)},
+		{"just heard", "B", (fresh - empty) / float64(n)},
+		{"left", "B", (left - before) / float64(n)},
 		{"failures", "", float64(s.Stats().Failures)},
 	}, nil
 }
 
+// rest measures the memory while the devices are connected and silent: with their messages just heard, when these are in
+// chunks, and when all devices have left. For the sink (h is nil) the first two are the same.
+func (b *bencher) rest(ctx context.Context, t target, h *hub, s *sim.Swarm) (fresh, after, left float64, err error) {
+	if fresh, err = idleBytes(ctx, t); err != nil {
+		return 0, 0, 0, err
+	}
+	settle := func() (float64, error) {
+		if h != nil && h.child != nil {
+			if err := h.sealed(ctx); err != nil {
+				return 0, err
+			}
+		}
+		return idleBytes(ctx, t)
+	}
+	if after, err = settle(); err != nil {
+		return 0, 0, 0, err
+	}
+	if err := s.Drop(ctx, false); err != nil {
+		return 0, 0, 0, err
+	}
+	left, err = settle()
+	return fresh, after, left, err
+}
+
 // warm has a few devices come, report and go, so that what a hub needs once (the memory of
-// the compressor, code that is read from disk when it first runs) is not counted for each
+// compressors, code that is read from disk when it first runs) is not counted for each
 // connection.
 func (b *bencher) warm(ctx context.Context, h *hub) error {
 	credentials, err := h.addDevices(ctx, 16)
@@ -185,7 +216,10 @@ func (b *bencher) warm(ctx context.Context, h *hub) error {
 	if _, err := b.storedLoad(ctx, h, s, sim.Load{Messages: 64}); err != nil {
 		return err
 	}
-	return s.Drop(ctx, false)
+	if err := s.Drop(ctx, false); err != nil || h.child == nil {
+		return err
+	}
+	return h.sealed(ctx)
 }
 
 // idleBytes is a target's resident memory after a garbage collection; 0 for a hub whose process is not known.
@@ -217,8 +251,28 @@ func (b *bencher) online(ctx context.Context, h *hub, n int) error {
 	return h.awaitMetric(ctx, "signalbox_devices_online", float64(n), onlinePatience)
 }
 
+// sealed waits until no message is in memory alone but in a chunk: the devices are idle. Then the hub has some time to give
+// back what that took.
+func (h *hub) sealed(ctx context.Context) error {
+	err := h.awaitMetricThat(ctx, "signalbox_history_runs", "fall to 0", func(have float64) bool { return have == 0 }, onlinePatience)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(idleAfter):
+		return nil
+	}
+}
+
 // awaitMetric waits until a metric has reached want.
 func (h *hub) awaitMetric(ctx context.Context, name string, want float64, patience time.Duration) error {
+	return h.awaitMetricThat(ctx, name, fmt.Sprintf("reach %.0f", want), func(have float64) bool { return have >= want }, patience)
+}
+
+// awaitMetricThat waits until a metric is as wanted; what says how, as in "it did not …".
+func (h *hub) awaitMetricThat(ctx context.Context, name, what string, wanted func(float64) bool, patience time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	look := time.NewTicker(5 * time.Millisecond)
@@ -228,12 +282,12 @@ func (h *hub) awaitMetric(ctx context.Context, name string, want float64, patien
 		if err != nil && ctx.Err() == nil {
 			return err
 		}
-		if err == nil && have >= want {
+		if err == nil && wanted(have) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%s is %.0f and did not reach %.0f within %v", name, have, want, patience)
+			return fmt.Errorf("%s is %.0f and did not %s within %v", name, have, what, patience)
 		case <-look.C:
 		}
 	}

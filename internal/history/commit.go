@@ -15,7 +15,7 @@ import (
 
 const (
 	// rowsPerCommit, unitsPerCommit and unitBytesPerCommit bound one transaction, which takes
-	// dropsPerCommit rows off the log's beginning besides those it adds.
+	// dropsPerCommit rows off the log's beginning besides as many as it adds; with fewer it waits.
 	rowsPerCommit      = 64
 	unitsPerCommit     = 256
 	unitBytesPerCommit = 4 << 20
@@ -130,6 +130,9 @@ func (l *Log) gather() (w work) {
 	}
 	for w.drop+1 < len(l.kept) && l.kept[w.drop+1] <= drop && w.drop < dropsPerCommit+len(w.rows) {
 		w.drop++
+	}
+	if w.drop < dropsPerCommit && len(w.rows) > 0 {
+		w.drop = 0 // not in small bites
 	}
 	w.mark = l.mark
 	l.due = time.Time{}

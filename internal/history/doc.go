@@ -26,7 +26,8 @@
 // A second goroutine, the sealer, takes what is committed into runs, one a device, in memory
 // (package chunk). A run is cut into a chunk when it has 1,024 messages or takes 64 KiB, or
 // when it is the oldest and what is in no chunk yet has reached a limit: Config.TailBytes of
-// memory, TailEntries of the log, TailRows of its rows. So memory is bounded whatever the
+// memory, TailEntries of the log, TailRows of its rows; and when its device has been silent for
+// Config.Cold, so that an idle device has nothing in memory. So memory is bounded whatever the
 // number of devices, a slow device does not hold up the log for ever, and a start has a
 // bounded part of the log to read again. Chunks are written with the commits of the log, in
 // their transactions. Rows of the log whose entries are all in chunks on disk, and which no

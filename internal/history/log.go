@@ -74,6 +74,9 @@ type Config struct {
 	// memory it takes (default 128 MiB), how far back the oldest entry lies (default 4 Mi
 	// entries, which a start reads again), and in how many rows (default 16 Ki).
 	TailBytes, TailEntries, TailRows int
+	// Cold is how long a device is silent until what it has in no chunk is made into one, so
+	// that it takes no memory (default 10 minutes).
+	Cold time.Duration
 	// Shapes is how many forms of messages are known at most (default 65,536); messages of
 	// further forms are kept as they are, which takes more room.
 	Shapes int
@@ -142,6 +145,7 @@ type Log struct {
 type Stats struct {
 	Entries, Telemetry, Commits, Rows, Faults, Refused, RawBytes, StoredBytes atomic.Int64
 	Chunks, ChunkMessages, ChunkBytes, LateMessages                           atomic.Int64 // written
+	Runs, RunBytes                                                            atomic.Int64 // gauges: what is in no chunk yet
 	Spooled                                                                   atomic.Int64 // gauge: bytes on the local disk alone
 	Unspooled                                                                 atomic.Int64 // rows that went from there into the database
 	Merges, Dropped, Broken                                                   atomic.Int64 // chunks that could not be read
@@ -168,6 +172,9 @@ func Open(ctx context.Context, cfg Config, st *store.Store) (*Log, error) {
 		if *d.value <= 0 {
 			*d.value = d.to
 		}
+	}
+	if cfg.Cold <= 0 {
+		cfg.Cold = 10 * time.Minute
 	}
 	if cfg.SpoolBytes <= 0 {
 		cfg.SpoolBytes = 1 << 30

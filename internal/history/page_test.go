@@ -165,6 +165,9 @@ func TestPageAgreesWithModel(t *testing.T) {
 			devices := 1 + rng.IntN(6)
 			dir := t.TempDir()
 			cfg := history.Config{RowBytes: 200 + rng.IntN(4000), TailEntries: 1 + rng.IntN(100)}
+			if seed == 2 {
+				cfg = history.Config{Cold: 20 * time.Millisecond} // runs are cut whenever a device is silent
+			}
 			b := start(t, dir, cfg)
 			m := randomHistory(t, b, rng, devices, 300, nil)
 			checkPages(t, b, rng, devices, m)
@@ -177,6 +180,40 @@ func TestPageAgreesWithModel(t *testing.T) {
 				checkPages(t, b, rng, devices, m)
 			}
 		})
+	}
+}
+
+// TestSilentDevices: a device that is silent has nothing in memory after a while, and all of its
+// history; what it sends now and then does not stay in a chunk a message.
+func TestSilentDevices(t *testing.T) {
+	dir, cfg := t.TempDir(), history.Config{Cold: 20 * time.Millisecond}
+	b := start(t, dir, cfg)
+	var m model
+	const devices = 3
+	say := func() {
+		for d := range devices {
+			m = append(m, b.append(t, telemetry(signalbox.DeviceID(d+1), fmt.Sprintf(`{"n":%d}`, len(m))), history.Soon))
+		}
+		m = append(m, b.append(t, signalbox.Entry{Device: 1, Kind: signalbox.EntryPresence, Body: []byte(`{}`)}, history.Now))
+		b.wait(t, b.log.Head())
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for range 12 {
+		say()
+		until(t, "nothing is in memory", func() bool { return b.log.Stats().Runs.Load() == 0 })
+		if n := b.log.Stats().RunBytes.Load(); n != 0 {
+			t.Fatalf("%d bytes of nothing", n)
+		}
+		checkPages(t, b, rng, devices, m)
+	}
+	until(t, "small chunks are merged", func() bool { return b.log.Stats().Merges.Load() > 0 })
+	checkPages(t, b, rng, devices, m)
+	b = b.reopen(t, dir, cfg, 0)
+	checkPages(t, b, rng, devices, m)
+	say()
+	checkPages(t, b, rng, devices, m)
+	if got := b.all(t, 0); len(got) != len(m) {
+		t.Errorf("%d entries, want %d", len(got), len(m))
 	}
 }
 

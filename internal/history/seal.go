@@ -21,8 +21,14 @@ const (
 	chunkBytes = 64 << 10
 	// smallRows is a chunk that is worth merging with its neighbours.
 	smallRows = 128
+	// orderSlack is how much of order may be out of date.
+	orderSlack = 1024
 	// unitBytes bounds what is cut and waits for the disk.
 	unitBytes = 32 << 20
+	// coldShare is in how many steps all devices are looked at for silence, within Config.Cold,
+	// and coldCuts how many runs are cut in one of them.
+	coldShare = 64
+	coldCuts  = 512
 	// eventDevice has the entries that are no telemetry, of all devices.
 	eventDevice signalbox.DeviceID = 0
 )
@@ -40,6 +46,9 @@ type sealer struct {
 
 	order   []started    // runs by age; some are cut meanwhile
 	head    int          // of order
+	live    int          // runs that are not empty
+	chilled int          // runs cut for silence since the database's memory was given back
+	look    int          // the page whose devices are looked at next for silence
 	bytes   int          // memory of all runs
 	rows    uint64       // of the log, since the start
 	next    atomic.Int64 // number of the newest chunk
@@ -64,6 +73,8 @@ const (
 // run takes up what is committed until ctx ends.
 func (s *sealer) run(ctx context.Context) {
 	l := s.l
+	cold := time.NewTicker(max(l.cfg.Cold/coldShare, time.Millisecond))
+	defer cold.Stop()
 	for {
 		var fed []*batch
 		wake := l.sealing
@@ -84,8 +95,60 @@ func (s *sealer) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-wake:
+		case now := <-cold.C:
+			s.try(s.chill(ctx, now))
 		}
 	}
+}
+
+// chill cuts the runs of devices that have long been silent, so that these need no memory. It
+// looks at a part of all devices.
+func (s *sealer) chill(ctx context.Context, now time.Time) error {
+	if s.l.gone.Load() {
+		return nil // nothing can be stored, or looked up
+	}
+	s.tails.mu.RLock()
+	pages := s.tails.pages
+	s.tails.mu.RUnlock()
+	silent := now.Add(-s.l.cfg.Cold).UnixMicro()
+	cuts := 0
+	for range (len(pages) + coldShare - 1) / coldShare {
+		if s.look++; s.look >= len(pages) {
+			s.look = 0
+		}
+		p := pages[s.look]
+		if p == nil {
+			continue
+		}
+		for i := range p.tails {
+			p.mu.Lock()
+			d := p.tails[i]
+			p.mu.Unlock()
+			if d == nil || d.run.Len() == 0 || d.run.Received() > silent {
+				continue
+			}
+			device := signalbox.DeviceID(s.look*tailsPerPage + i)
+			if err := s.cut(ctx, device, p, d, true); err != nil {
+				return err
+			}
+			cuts++
+		}
+		if cuts >= coldCuts {
+			break
+		}
+	}
+	if cuts > 0 {
+		s.reached(ctx, s.through) // the log may be needed no longer
+	}
+	// The page cache that many cold devices leave behind is not needed again soon.
+	if s.chilled += cuts; s.chilled < coldCuts {
+		return nil
+	}
+	if cuts > 0 {
+		return s.l.st.Trim(ctx)
+	}
+	s.chilled = 0
+	return s.l.st.Shrink(ctx)
 }
 
 // take takes up a row of the log.
@@ -121,6 +184,8 @@ func (s *sealer) reached(ctx context.Context, p signalbox.Position) {
 		i++
 	}
 	s.marks = s.marks[:copy(s.marks, s.marks[i:])]
+	s.l.stats.Runs.Store(int64(s.live))
+	s.l.stats.RunBytes.Store(int64(s.bytes))
 	s.l.mu.Lock()
 	s.l.drop = drop
 	if s.marks[0].at < drop {
@@ -150,14 +215,16 @@ func (s *sealer) feed(ctx context.Context, e *signalbox.Entry) error {
 		row.Body, device = s.body, eventDevice
 	}
 	p := s.tails.page(device, true)
-	d := p.tails[device%tailsPerPage]
 	p.mu.Lock()
+	d := p.tails[device%tailsPerPage]
 	if d == nil {
 		d = newTail()
 		p.tails[device%tailsPerPage] = d
 	}
 	before := d.run.Size()
 	if d.run.Len() == 0 {
+		before = 0
+		s.live++
 		s.order = append(s.order, started{device: device, first: e.Position, row: s.rows})
 	}
 	d.run.Append(s.shapes, &row)
@@ -165,7 +232,7 @@ func (s *sealer) feed(ctx context.Context, e *signalbox.Entry) error {
 	p.mu.Unlock()
 	s.bytes += size - before
 	if n >= chunkRows || size >= chunkBytes {
-		return s.cut(ctx, device, p, d)
+		return s.cut(ctx, device, p, d, false)
 	}
 	return nil
 }
@@ -174,23 +241,45 @@ func (s *sealer) feed(ctx context.Context, e *signalbox.Entry) error {
 func (s *sealer) age(ctx context.Context) error {
 	for s.head < len(s.order) {
 		o := s.order[s.head]
-		p := s.tails.page(o.device, false)
-		d := p.tails[o.device%tailsPerPage]
-		if d.run.Len() > 0 && d.run.First() == o.first {
+		if p, d := s.pending(o); d != nil {
 			if s.bytes <= s.l.cfg.TailBytes && s.through-o.first < signalbox.Position(s.l.cfg.TailEntries) && s.rows-o.row < uint64(s.l.cfg.TailRows) {
 				break
 			}
-			if err := s.cut(ctx, o.device, p, d); err != nil {
+			if err := s.cut(ctx, o.device, p, d, false); err != nil {
 				return err
 			}
 		}
 		s.head++
 	}
-	if s.head > len(s.order)/2 {
-		s.order = s.order[:copy(s.order, s.order[s.head:])]
-		s.head = 0
-	}
+	s.tidyOrder()
 	return nil
+}
+
+// tidyOrder takes out of order what is passed, or was cut long before its turn.
+func (s *sealer) tidyOrder() {
+	switch rest := len(s.order) - s.head; {
+	case rest > 2*s.live+orderSlack:
+		s.order = slices.DeleteFunc(s.order[s.head:], func(o started) bool { _, d := s.pending(o); return d == nil })
+	case s.head > len(s.order)/2:
+		s.order = s.order[:copy(s.order, s.order[s.head:])]
+	default:
+		return
+	}
+	s.head = 0
+	if cap(s.order) > 4*len(s.order)+orderSlack {
+		s.order = slices.Clone(s.order)
+	}
+}
+
+// pending gives the tail with the run that o is about, nil when that was cut.
+func (s *sealer) pending(o started) (*tailPage, *tail) {
+	p := s.tails.page(o.device, false)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if d := p.tails[o.device%tailsPerPage]; d != nil && d.run.Len() > 0 && d.run.First() == o.first {
+		return p, d
+	}
+	return nil, nil
 }
 
 // floor is the first position that some run needs the log for.
@@ -202,7 +291,8 @@ func (s *sealer) floor() signalbox.Position {
 }
 
 // cut makes the run of a device's tail, which is on page p, into chunks that wait for the disk.
-func (s *sealer) cut(ctx context.Context, device signalbox.DeviceID, p *tailPage, d *tail) error {
+// cold: the tail is not needed after that.
+func (s *sealer) cut(ctx context.Context, device signalbox.DeviceID, p *tailPage, d *tail, cold bool) error {
 	if d.main.count < 0 {
 		if err := s.lookUp(ctx, device, &d.main); err != nil {
 			return err
@@ -215,7 +305,7 @@ func (s *sealer) cut(ctx context.Context, device signalbox.DeviceID, p *tailPage
 	s.table.Sort()
 	n := s.table.Len()
 	onTime := s.table.Partition(func(t int64) bool { return d.main.count > 0 && t < d.main.high })
-	u := &unit{device: device, first: d.run.First(), last: d.run.Last(), run: d.run}
+	u := &unit{device: device, cold: cold, first: d.run.First(), last: d.run.Last(), run: d.run}
 	for _, part := range []struct {
 		lo, hi int
 		late   bool
@@ -239,19 +329,21 @@ func (s *sealer) cut(ctx context.Context, device signalbox.DeviceID, p *tailPage
 		u.chunks = append(u.chunks, c)
 		u.bytes += len(c.blob) + 64
 	}
+	small := &p.small[device%tailsPerPage]
 	if n >= smallRows {
-		d.small = 0
-	} else if d.small < math.MaxUint8 {
-		d.small++
+		*small = 0
+	} else if *small < math.MaxUint8 {
+		*small++
 	}
-	if d.small >= mergeAt {
+	if *small >= mergeAt {
 		select {
 		case s.l.tidy.queue <- device:
-			d.small = 0
+			*small = 0
 		default:
 		}
 	}
 	s.bytes -= d.run.Size()
+	s.live--
 	p.mu.Lock()
 	if d.units == nil {
 		d.units = new([]*unit)
@@ -271,6 +363,9 @@ func (s *sealer) stored(units []*unit) {
 		d := p.tails[u.device%tailsPerPage]
 		if *d.units = slices.DeleteFunc(*d.units, func(have *unit) bool { return have == u }); len(*d.units) == 0 {
 			d.units = nil
+			if u.cold && d.run.Len() == 0 {
+				p.tails[u.device%tailsPerPage] = nil
+			}
 		}
 		p.mu.Unlock()
 	}

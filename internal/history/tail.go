@@ -18,10 +18,14 @@ type tails struct {
 
 const tailsPerPage = 256
 
-// tailPage has the tails of neighbouring devices.
+// tailPage has the tails of neighbouring devices. A device that has nothing in memory may have
+// no tail; what must outlive it is the page's.
 type tailPage struct {
 	mu    sync.Mutex // the sealer's changes, and snapshots
 	tails [tailsPerPage]*tail
+	moved uint32              // merges of any of the devices that began
+	ended chan struct{}       // closed when the merge under way has ended; nil: none is
+	small [tailsPerPage]uint8 // small chunks of the device in a row; the sealer's own
 }
 
 // tail is one device's; there may be a million. Only units and run are read by others than
@@ -30,8 +34,6 @@ type tail struct {
 	run   chunk.Run
 	units *[]*unit // cut, and not known to be on disk, oldest first; nil: none
 	main  mainEnd
-	moved uint32 // merges that began or ended
-	small uint8  // small chunks in a row, as far as is known; the compactor's reason to look
 }
 
 func newTail() *tail { return &tail{main: mainEnd{count: -1}} }
@@ -53,6 +55,7 @@ type mainEnd struct {
 // unit is what was cut from one run: it goes to disk as a whole.
 type unit struct {
 	device signalbox.DeviceID
+	cold   bool // the device was silent when its run was cut
 	first  signalbox.Position
 	last   signalbox.Position
 	run    chunk.Run // what it was cut from
@@ -98,6 +101,8 @@ type memory struct {
 	run   chunk.Run
 	units []*unit
 	moved uint32
+	// merging is closed when the merge has ended that was under way; nil: none was.
+	merging <-chan struct{}
 	// first is the oldest position among them: what the database has from there on is the same
 	// and is passed over.
 	first signalbox.Position
@@ -112,11 +117,12 @@ func (t *tails) snapshot(device signalbox.DeviceID) memory {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	m.moved, m.merging = p.moved, p.ended
 	d := p.tails[device%tailsPerPage]
 	if d == nil {
 		return m
 	}
-	m.run, m.moved = d.run.Clone(), d.moved
+	m.run = d.run.Clone()
 	if d.units != nil {
 		m.units = slices.Clone(*d.units)
 	}

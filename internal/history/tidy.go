@@ -87,7 +87,7 @@ func (t *tidier) merge(ctx context.Context, device signalbox.DeviceID) error {
 		return err
 	}
 	// Who reads them is told before they are gone.
-	t.l.seal.tails.move(device)
+	ended := t.l.seal.tails.merging(device)
 	err = t.l.st.Update(ctx, func(tx *store.Tx) error {
 		for _, old := range found[:n] {
 			res, err := tx.Exec(ctx, `DELETE FROM chunk WHERE id = ?`, old.id)
@@ -100,7 +100,7 @@ func (t *tidier) merge(ctx context.Context, device signalbox.DeviceID) error {
 		}
 		return errors.Join(c.insert(ctx, tx, device), t.l.reach(ctx, tx, int64(c.head.P1-c.head.P0)))
 	})
-	t.l.seal.tails.move(device)
+	ended()
 	if err == nil {
 		t.l.stats.Merges.Add(1)
 	} else if errors.Is(err, errMoved) {
@@ -121,20 +121,24 @@ func (l *Log) reach(ctx context.Context, tx *store.Tx, span int64) error {
 	return tx.SetMeta(ctx, spanName, fmt.Sprint(span))
 }
 
-// move says that chunks of the device are about to be merged, or were.
-func (t *tails) move(device signalbox.DeviceID) {
+// merging says that chunks of the device are about to be merged; ended, that they were. A
+// question that reads in several steps must not see some of them before and some after it.
+func (t *tails) merging(device signalbox.DeviceID) (ended func()) {
 	p := t.page(device, true)
+	c := make(chan struct{})
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	d := p.tails[device%tailsPerPage]
-	if d == nil {
-		d = newTail()
-		p.tails[device%tailsPerPage] = d
+	p.moved++
+	p.ended = c
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.ended = nil
+		close(c)
 	}
-	d.moved++
 }
 
-// moved counts the merges of the device.
+// moves counts the merges of the device and its neighbours that began.
 func (t *tails) moves(device signalbox.DeviceID) uint32 {
 	p := t.page(device, false)
 	if p == nil {
@@ -142,8 +146,5 @@ func (t *tails) moves(device signalbox.DeviceID) uint32 {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if d := p.tails[device%tailsPerPage]; d != nil {
-		return d.moved
-	}
-	return 0
+	return p.moved
 }

@@ -31,11 +31,20 @@ func (l *Log) view(ctx context.Context, device signalbox.DeviceID) (*view, error
 	if err := l.sealed.wait(ctx, l.Committed()); err != nil {
 		return nil, err
 	}
+	mem := l.seal.tails.snapshot(device)
+	for mem.merging != nil {
+		select {
+		case <-mem.merging:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		mem = l.seal.tails.snapshot(device)
+	}
 	r, ok := l.readers.Get().(*chunk.Reader)
 	if !ok {
 		r = new(chunk.Reader)
 	}
-	return &view{l: l, device: device, mem: l.seal.tails.snapshot(device), r: r}, nil
+	return &view{l: l, device: device, mem: mem, r: r}, nil
 }
 
 func (v *view) close() { v.l.readers.Put(v.r) }

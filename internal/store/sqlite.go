@@ -137,6 +137,10 @@ func (e *lite) statement(ctx context.Context) (context.Context, error) { return 
 func (e *lite) shrink(ctx context.Context) error {
 	e.s.read.SetMaxIdleConns(0) // closes the connections that wait, and their caches with them
 	e.s.read.SetMaxIdleConns(e.s.cfg.Readers)
+	return e.trim(ctx)
+}
+
+func (e *lite) trim(ctx context.Context) error {
 	e.s.mu.Lock()
 	defer e.s.mu.Unlock()
 	_, err := e.s.write.ExecContext(ctx, "PRAGMA shrink_memory")

@@ -196,6 +196,14 @@ func (s *Store) Shrink(ctx context.Context) error {
 	return nil
 }
 
+// Trim gives back the memory of the page cache of writing alone, which costs readers nothing.
+func (s *Store) Trim(ctx context.Context) error {
+	if e, ok := s.engine.(*lite); ok {
+		return e.trim(ctx)
+	}
+	return nil
+}
+
 // Tx is one write transaction.
 type Tx struct {
 	store  *Store

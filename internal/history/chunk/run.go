@@ -320,6 +320,9 @@ func (r *Run) First() signalbox.Position { return r.first }
 // Last gives the position of the last row, 0 without any.
 func (r *Run) Last() signalbox.Position { return r.last }
 
+// Received gives when the last row was received, Unix µs; 0 without any.
+func (r *Run) Received() int64 { return r.received }
+
 // Times gives the least and the greatest Time of the rows, Unix µs; 0 and 0 without any.
 func (r *Run) Times() (least, greatest int64) { return r.tmin, r.tmax }
 
