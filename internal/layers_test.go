@@ -48,7 +48,7 @@ func floorPlan() []room {
 		{"internal/sim", join(nouns, "internal/wire", "client")},
 
 		// The wiring: builds, joins, starts and stops the parts below; the only one that knows the configuration.
-		{"internal/app", join(doors, append(transports, "web")...)},
+		{"internal/app", join(doors, append(transports, "internal/history/plain", "web")...)},
 
 		// The doors. They do not import each other. A transport moves frames and knows nothing of what they mean.
 		{"internal/api", join(listeners, "internal/transfer", "web")},
@@ -75,6 +75,7 @@ func floorPlan() []room {
 		// The ground.
 		{"internal/session", join(nouns, "internal/bus", "internal/wire")},
 		{"internal/transfer", join(nouns, "internal/wire", "internal/history")},
+		{"internal/history/plain", join(nouns, "internal/store")},
 		{"internal/history", join(nouns, "internal/store", "internal/bus", "internal/wire", "internal/history/chunk")},
 		{"internal/history/chunk", join(nouns, "internal/wire")},
 		{"internal/store/storetest", join(nouns, "internal/store")}, // for tests alone

@@ -9,10 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 
 	_ "modernc.org/sqlite" // looks into the database of a stopped hub
 )
@@ -57,40 +55,17 @@ func TestKillSealing(t *testing.T) {
 	const devices, rounds = 3, 3
 	dir := dataDir(t, "devices:\n  messages_per_second: 100000\nhistory:\n  tail: 1MiB\n  row_bytes: 4KiB\n")
 	h := startHub(t, dir)
-	senders := make([]*sender, devices)
-	for i := range senders {
-		senders[i] = &sender{name: fmt.Sprintf("esp%02d", i)}
-		h.add(senders[i].name)
-	}
+	senders := newSenders(h, devices)
 	sealed := int64(0)
 	for round := range rounds {
-		var count atomic.Int64
-		enough := make(chan struct{})
-		const quota = devices * 2048 // each seals once or twice
-		runAll(t, h, senders, 1<<40, func(n uint64) {
-			if now := count.Add(int64(n)); now >= quota && now-int64(n) < quota {
-				close(enough)
-			}
-		}, func() {
-			select {
-			case <-enough:
-			case <-time.After(patience):
-				t.Error("too little was acknowledged")
-			}
-			h.kill()
-		})
+		runFor(t, h, senders, devices*2048, h.kill) // each seals once or twice
 		if now := chunks(t, dir); now > sealed {
 			sealed = now
 		} else {
 			t.Errorf("round %d: %d messages are in chunks, as before", round, now)
 		}
 		h = startHub(t, dir)
-		for _, s := range senders {
-			stored := checkHistory(t, h, s.name)
-			if acknowledged := s.saved.Load(); stored < acknowledged || stored > s.sent.Load() {
-				t.Fatalf("%s: %d messages are stored; %d were acknowledged and %d sent", s.name, stored, acknowledged, s.sent.Load())
-			}
-		}
+		checkAll(t, h, senders)
 	}
 }
 
@@ -185,22 +160,16 @@ func flip(t *testing.T, path string, blob []byte) {
 // nothing that it cannot keep, and goes on when there is room.
 func TestFullDiskSealing(t *testing.T) {
 	t.Parallel()
-	disk := tinyDisk(t)
+	disk, dir := smallDisk(t, "  tail: 1MiB\n")
 	if disk == "" {
 		return // it ran in a namespace of its own
 	}
-	dir := filepath.Join(disk, "data")
-	must(t, os.Mkdir(dir, 0o700))
-	writeConfig(t, dir, "devices:\n  messages_per_second: 100000\n  burst: 50000\nhistory:\n  max_pending: 1MiB\n  tail: 1MiB\n")
 	h := startHub(t, dir)
 	h.add("esp01")
 	s := &fullDiskSender{name: "esp01"}
 	b, _ := h.login2(s.name, "first")
 	running := s.begin(b)
-	await(t, patience, "the disk is full and /readyz says so", func() bool {
-		status, body := h.open("/readyz")
-		return status == http.StatusServiceUnavailable && strings.Contains(body, "full")
-	})
+	h.awaitReady("the disk is full", http.StatusServiceUnavailable, "full")
 	await(t, patience, "the device is told", s.told.Load)
 	if s.saved.Load() == 0 {
 		t.Error("nothing was acknowledged before the disk was full")
@@ -208,20 +177,9 @@ func TestFullDiskSealing(t *testing.T) {
 	s.enough.Store(true)
 	must(t, syscall.Mount("tmpfs", disk, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", 16*diskSize)))
 	must(t, <-running)
-	await(t, patience, "/readyz says that all is well again", func() bool {
-		status, _ := h.open("/readyz")
-		return status == http.StatusOK
-	})
+	h.awaitReady("all is well again", http.StatusOK, "")
 	for range 2 {
-		objects := h.history(s.name)
-		for i, object := range objects {
-			if want := bulky(uint64(i) + 1); object != want {
-				t.Fatalf("message %d of %d is %.100s and should be %.100s", i+1, len(objects), object, want)
-			}
-		}
-		if n := uint64(len(objects)); n != s.sent.Load() {
-			t.Fatalf("%d messages are stored; %d were sent and acknowledged", n, s.sent.Load())
-		}
+		s.check(h)
 		h.kill()
 		if chunks(t, dir) == 0 {
 			t.Error("nothing was sealed")

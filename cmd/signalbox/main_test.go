@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"signalbox/internal/store/storetest"
 )
 
 // These tests run the real program as a child process, built with the race detector. What
@@ -51,7 +53,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "the directory for the program cannot be opened to others:", err)
 		os.Exit(1)
 	}
-	code := m.Run()
+	code := storetest.Main(m)
 	_ = os.RemoveAll(buildDir)
 	os.Exit(code)
 }
@@ -344,6 +346,16 @@ func (h *hub) open(path string) (status int, answer string) {
 	body, err := io.ReadAll(resp.Body)
 	must(h.t, err)
 	return resp.StatusCode, string(body)
+}
+
+// awaitReady waits until /readyz is answered with a status and says something; what names it
+// for the message.
+func (h *hub) awaitReady(what string, status int, says string) {
+	h.t.Helper()
+	await(h.t, patience, "/readyz says that "+what, func() bool {
+		got, body := h.open("/readyz")
+		return got == status && strings.Contains(body, says)
+	})
 }
 
 // secretOf is the secret of a device of these tests.

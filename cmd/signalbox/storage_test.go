@@ -22,13 +22,10 @@ const diskSize = 24 << 20
 // nothing it has acknowledged, and goes on by itself when there is room again.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	disk := tinyDisk(t)
+	disk, dir := smallDisk(t, "")
 	if disk == "" {
 		return // it ran in a namespace of its own
 	}
-	dir := filepath.Join(disk, "data")
-	must(t, os.Mkdir(dir, 0o700))
-	writeConfig(t, dir, "devices:\n  messages_per_second: 100000\n  burst: 50000\nhistory:\n  max_pending: 1MiB\n")
 	h := startHub(t, dir)
 	h.add("esp01", "live")
 	live, _ := h.login2("live", "")
@@ -39,10 +36,7 @@ func TestFullDisk(t *testing.T) {
 	s := &fullDiskSender{name: "esp01"}
 	board, _ := h.login2(s.name, "first")
 	running := s.begin(board)
-	await(t, patience, "/readyz says that the disk is full", func() bool {
-		status, body := h.open("/readyz")
-		return status == http.StatusServiceUnavailable && strings.Contains(body, "full")
-	})
+	h.awaitReady("the disk is full", http.StatusServiceUnavailable, "full")
 	if status, body := h.open("/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz: %d %s", status, body)
 	}
@@ -67,10 +61,7 @@ func TestFullDisk(t *testing.T) {
 	}
 
 	must(t, os.Remove(ballast))
-	await(t, patience, "/readyz says that all is well again", func() bool {
-		status, _ := h.open("/readyz")
-		return status == http.StatusOK
-	})
+	h.awaitReady("all is well again", http.StatusOK, "")
 	s.enough.Store(true)
 	must(t, <-running)
 	h.alive(live)
@@ -81,22 +72,24 @@ func TestFullDisk(t *testing.T) {
 			t.Errorf("the device got a command that had been refused: %s", f.raw)
 		}
 	}
-	check := func() {
-		t.Helper()
-		objects := h.history(s.name)
-		for i, object := range objects {
-			if want := bulky(uint64(i) + 1); object != want {
-				t.Fatalf("message %d of %d is %.100s and should be %.100s", i+1, len(objects), object, want)
-			}
-		}
-		if n := uint64(len(objects)); n != s.sent.Load() {
-			t.Fatalf("%d messages are stored; %d were sent and acknowledged", n, s.sent.Load())
-		}
-	}
-	check()
+	s.check(h)
 	h.kill()
 	h = startHub(t, dir)
-	check()
+	s.check(h)
+}
+
+// check says that all that was sent is there, once.
+func (s *fullDiskSender) check(h *hub) {
+	h.t.Helper()
+	objects := h.history(s.name)
+	for i, object := range objects {
+		if want := bulky(uint64(i) + 1); object != want {
+			h.t.Fatalf("message %d of %d is %.100s and should be %.100s", i+1, len(objects), object, want)
+		}
+	}
+	if n := uint64(len(objects)); n != s.sent.Load() {
+		h.t.Fatalf("%d messages are stored; %d were sent and acknowledged", n, s.sent.Load())
+	}
 }
 
 // bulky is the n-th message of TestFullDisk: it does not compress well.
@@ -162,6 +155,18 @@ func (s *fullDiskSender) listen(b *board, finished <-chan struct{}) error {
 			return fmt.Errorf("the hub sent %s", payload)
 		}
 	}
+}
+
+// smallDisk makes a data directory on a tinyDisk, with more of history's configuration.
+func smallDisk(t *testing.T, history string) (disk, dir string) {
+	t.Helper()
+	if disk = tinyDisk(t); disk == "" {
+		return "", ""
+	}
+	dir = filepath.Join(disk, "data")
+	must(t, os.Mkdir(dir, 0o700))
+	writeConfig(t, dir, "devices:\n  messages_per_second: 100000\n  burst: 50000\nhistory:\n  max_pending: 1MiB\n"+history)
+	return disk, dir
 }
 
 // tinyDisk mounts a small disk for this test. Who may not mount gets a namespace in which

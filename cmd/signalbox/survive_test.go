@@ -107,36 +107,13 @@ func TestKillTelemetry(t *testing.T) {
 	const devices, rounds = 5, 3
 	dir := dataDir(t, "devices:\n  messages_per_second: 100000\n")
 	h := startHub(t, dir)
-	senders := make([]*sender, devices)
-	for i := range senders {
-		senders[i] = &sender{name: fmt.Sprintf("esp%02d", i)}
-		h.add(senders[i].name)
-	}
+	senders := newSenders(h, devices)
 	for round := range rounds {
 		quota := 500 + rand.Int64N(5000)
 		t.Logf("round %d: killed after %d acknowledged messages", round, quota)
-		var left atomic.Int64
-		left.Store(quota)
-		enough := make(chan struct{})
-		runAll(t, h, senders, 1<<40, func(n uint64) {
-			if now := left.Add(-int64(n)); now <= 0 && now+int64(n) > 0 {
-				close(enough)
-			}
-		}, func() {
-			select {
-			case <-enough:
-			case <-time.After(patience):
-				t.Error("too little was acknowledged")
-			}
-			h.kill()
-		})
+		runFor(t, h, senders, quota, h.kill)
 		h = startHub(t, dir)
-		for _, s := range senders {
-			stored := checkHistory(t, h, s.name)
-			if acknowledged := s.saved.Load(); stored < acknowledged || stored > s.sent.Load() {
-				t.Fatalf("%s: %d messages are stored; %d were acknowledged and %d sent", s.name, stored, acknowledged, s.sent.Load())
-			}
-		}
+		checkAll(t, h, senders)
 	}
 	last := uint64(0)
 	for _, s := range senders {
@@ -146,6 +123,49 @@ func TestKillTelemetry(t *testing.T) {
 	for _, s := range senders {
 		if stored := checkHistory(t, h, s.name); stored != last {
 			t.Errorf("%s: %d messages are stored in the end instead of %d", s.name, stored, last)
+		}
+	}
+}
+
+// newSenders makes devices that send.
+func newSenders(h *hub, n int) []*sender {
+	h.t.Helper()
+	senders := make([]*sender, n)
+	for i := range senders {
+		senders[i] = &sender{name: fmt.Sprintf("esp%02d", i)}
+		h.add(senders[i].name)
+	}
+	return senders
+}
+
+// runFor lets all senders run and calls then when quota more messages are acknowledged; then
+// is to end the connections.
+func runFor(t *testing.T, h *hub, senders []*sender, quota int64, then func()) {
+	t.Helper()
+	var left atomic.Int64
+	left.Store(quota)
+	enough := make(chan struct{})
+	runAll(t, h, senders, 1<<40, func(n uint64) {
+		if now := left.Add(-int64(n)); now <= 0 && now+int64(n) > 0 {
+			close(enough)
+		}
+	}, func() {
+		select {
+		case <-enough:
+		case <-time.After(patience):
+			t.Error("too little was acknowledged")
+		}
+		then()
+	})
+}
+
+// checkAll says that all that was acknowledged is there, once.
+func checkAll(t *testing.T, h *hub, senders []*sender) {
+	t.Helper()
+	for _, s := range senders {
+		stored := checkHistory(t, h, s.name)
+		if acknowledged := s.saved.Load(); stored < acknowledged || stored > s.sent.Load() {
+			t.Fatalf("%s: %d messages are stored; %d were acknowledged and %d sent", s.name, stored, acknowledged, s.sent.Load())
 		}
 	}
 }
@@ -318,20 +338,10 @@ func TestStopUnderLoad(t *testing.T) {
 	t.Parallel()
 	dir := dataDir(t, "")
 	h := startHub(t, dir)
-	senders := []*sender{{name: "esp01"}, {name: "esp02"}, {name: "esp03"}}
-	for _, s := range senders {
-		h.add(s.name)
-	}
+	senders := newSenders(h, 3)
 	h.add("idle")
 	idle, _ := h.login2("idle", "")
-	enough := make(chan struct{})
-	var count atomic.Int64
-	runAll(t, h, senders, 1<<40, func(n uint64) {
-		if now := count.Add(int64(n)); now >= 1000 && now-int64(n) < 1000 {
-			close(enough)
-		}
-	}, func() {
-		<-enough
+	runFor(t, h, senders, 1000, func() {
 		began := time.Now()
 		h.stop()
 		took := time.Since(began)
@@ -344,11 +354,7 @@ func TestStopUnderLoad(t *testing.T) {
 		t.Errorf("a device was told %q when the hub stopped", closed)
 	}
 	h = startHub(t, dir)
-	for _, s := range senders {
-		if stored := checkHistory(t, h, s.name); stored < s.saved.Load() {
-			t.Errorf("%s: %d messages are stored; %d were acknowledged", s.name, stored, s.saved.Load())
-		}
-	}
+	checkAll(t, h, senders)
 	if status, body := h.open("/readyz"); status != http.StatusOK {
 		t.Errorf("/readyz: %d %s", status, body)
 	}

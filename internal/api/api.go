@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -65,6 +66,8 @@ type Config struct {
 	Spool string
 	// Replays play history again; nil: the API has none.
 	Replays *replay.Manager
+	// Retention drops old history; nil: the API has none.
+	Retention Retention
 	// Backup writes a backup of everything to w, with the key file or without, and gives its
 	// size in bytes; nil: the API has none.
 	Backup func(ctx context.Context, w io.Writer, key bool) (int64, error)
@@ -76,6 +79,11 @@ type Config struct {
 	Version string
 	// MaxBody bounds a request's body and MaxImport that of an import and of a bulk, in bytes.
 	MaxBody, MaxImport int64
+	// ReadMemory bounds what answers over many devices (scans and exports) take together, in
+	// bytes; those that find no room are refused. At least MinReadMemory.
+	ReadMemory int64
+	// ReadsRefused counts those; nil: nobody does.
+	ReadsRefused *atomic.Int64
 	// PublicDocs and PublicMetrics open the documents and /metrics to callers without a
 	// credential.
 	PublicDocs, PublicMetrics bool
@@ -95,6 +103,7 @@ type server struct {
 	Config
 	api     huma.API
 	schemas huma.Registry
+	reading *budget
 	now     func() time.Time
 }
 
@@ -106,6 +115,9 @@ func New(cfg Config) http.Handler {
 	if cfg.MaxImport <= 0 {
 		cfg.MaxImport = DefaultMaxImport
 	}
+	if cfg.ReadMemory <= 0 {
+		cfg.ReadMemory = DefaultReadMemory
+	}
 	if cfg.heartbeat == 0 {
 		cfg.heartbeat = heartbeatEvery
 	}
@@ -116,7 +128,7 @@ func New(cfg Config) http.Handler {
 		cfg.Gatherer = prometheus.NewRegistry()
 	}
 	mux := http.NewServeMux()
-	s := &server{Config: cfg, now: time.Now}
+	s := &server{Config: cfg, reading: newBudget(max(cfg.ReadMemory, MinReadMemory), cfg.ReadsRefused), now: time.Now}
 	s.schemas = huma.NewMapRegistry("#/components/schemas/", nameSchema)
 	s.api = humago.New(mux, huma.Config{
 		OpenAPI: &huma.OpenAPI{
@@ -149,6 +161,9 @@ func New(cfg Config) http.Handler {
 	}
 	if cfg.Replays != nil {
 		s.registerReplays()
+	}
+	if cfg.Retention != nil {
+		s.registerRetention()
 	}
 	if cfg.Backup != nil {
 		s.registerBackup()

@@ -183,11 +183,13 @@ func (s *server) patchDevice(ctx context.Context, in *patchDeviceInput) (*device
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Devices.Update(ctx, d, registry.Edit{Type: in.Body.Type, Disabled: in.Body.Disabled}); err != nil {
+	err = s.Devices.Update(ctx, d, registry.Edit{Type: in.Body.Type, Disabled: in.Body.Disabled}, func() {
+		if d.Disabled() {
+			s.endSession(d, reasonDisabled)
+		}
+	})
+	if err != nil {
 		return nil, err
-	}
-	if d.Disabled() {
-		s.endSession(d, reasonDisabled)
 	}
 	return &deviceOutput{viewDevice(d.View())}, nil
 }
@@ -197,11 +199,13 @@ func (s *server) deleteDevice(ctx context.Context, in *DevicePath) (*struct{}, e
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Devices.Remove(ctx, d); err != nil {
+	err = s.Devices.Remove(ctx, d, func() {
+		s.Commands.Forget(d.ID)
+		s.endSession(d, reasonRemoved)
+	})
+	if err != nil {
 		return nil, err
 	}
-	s.Commands.Forget(d.ID)
-	s.endSession(d, reasonRemoved)
 	return nil, nil //nolint:nilnil // huma answers 204
 }
 
@@ -218,9 +222,8 @@ func (s *server) rotate(ctx context.Context, in *rotateInput) (*secretOutput, er
 	if err != nil {
 		return nil, err
 	}
-	if err := s.Devices.Update(ctx, d, registry.Edit{Secret: &kept}); err != nil {
+	if err := s.Devices.Update(ctx, d, registry.Edit{Secret: &kept}, func() { s.endSession(d, reasonSecret) }); err != nil {
 		return nil, err
 	}
-	s.endSession(d, reasonSecret)
 	return &secretOutput{secretView{Device: viewDevice(d.View()), Secret: made}}, nil
 }

@@ -30,9 +30,10 @@
 // pages too (of history also in bytes, PageBytes, and CSV in columns, MaxColumns), waits end
 // after 60 s, and for the disk after command.CommitPatience. A listener of the stream has its own queue of
 // streamQueue entries; what does not fit is not sent and counted in an event «lagged».
-// The answer over many devices (scan) is sent as it is read; maxScans are under way at a time,
-// and one that cannot be finished is broken off, so that it does not look whole. It ends when
-// its reader goes away, as does every other question about the past.
+// The answers over many devices (scans and exports) are sent as they are read, share one bound
+// of memory (Config.ReadMemory), and are refused when it is used up; one that cannot be finished
+// is broken off, so that it does not look whole. They end
+// when their reader goes away, as does every other question about the past.
 // Streams and waits end when Config.Stopping is closed, so that a server can be shut down
 // in order. Handlers keep nothing and may run in any number.
 package api

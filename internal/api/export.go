@@ -19,9 +19,6 @@ type Archive interface {
 	transfer.Past
 }
 
-// maxExports bounds the exports under way: each may take about 150 MB.
-const maxExports = 2
-
 type exportInput struct {
 	Device []string `query:"device,explode" doc:"Only these devices; several may be given."`
 	Type   []string `query:"type,explode" doc:"Only devices of this type; several may be given."`
@@ -34,16 +31,15 @@ type exportInput struct {
 // exports are the exports and imports of telemetry.
 type exports struct {
 	*server
-	slots     chan struct{}
 	importing chan struct{}
 }
 
 func (s *server) registerTransfer() {
-	t := &exports{server: s, slots: make(chan struct{}, maxExports), importing: make(chan struct{}, 1)}
+	t := &exports{server: s, importing: make(chan struct{}, 1)}
 	op := operation(http.MethodGet, "/export", "export-telemetry", "telemetry", "Write telemetry to a file",
 		"What was stored when it began, oldest first; of equal times, in the order of the hub's log. ndjson and parquet have the objects exactly as the devices sent them, "+
 			"csv has a column a field. The answer is sent as it is read; one that could not be finished is broken off, so that it cannot be taken for whole. "+
-			"At most 2 exports are under way at a time (429 beyond).")
+			"Exports and answers over many devices share the hub's history.read_memory: CSV and Parquet count for 128 MiB of it, the others for 64 (429 beyond).")
 	content := map[string]*huma.MediaType{}
 	for _, f := range []transfer.Format{transfer.CSV, transfer.NDJSON, transfer.Parquet} {
 		content[f.ContentType()] = &huma.MediaType{Schema: &huma.Schema{Type: huma.TypeString}}
@@ -72,14 +68,16 @@ func (t *exports) export(_ context.Context, in *exportInput) (*huma.StreamRespon
 	}
 	return &huma.StreamResponse{Body: func(ctx huma.Context) {
 		r, w := humago.Unwrap(ctx)
-		select {
-		case t.slots <- struct{}{}:
-			defer func() { <-t.slots }()
-		default:
-			writeProblem(w, problemOf(r.Context(), t.Logger, signalbox.Errorf(signalbox.KindLimited, "too_many_exports",
-				"%d exports are under way, and no more are allowed at a time; try again when one has ended", maxExports)))
+		memory := int64(scanMemory)
+		if q.Format != transfer.NDJSON {
+			memory = tableMemory
+		}
+		give, err := t.reading.take(memory, "too_many_exports")
+		if err != nil {
+			writeProblem(w, problemOf(r.Context(), t.Logger, err))
 			return
 		}
+		defer give()
 		t.serveExport(w, r, q)
 	}}, nil
 }

@@ -50,15 +50,22 @@ const adminPassword = "correct horse"
 // newHub starts a hub; change may alter the API's configuration.
 func newHub(t testing.TB, change func(*api.Config)) *hub {
 	t.Helper()
+	return newHubOn(t, store.Config{Dir: t.TempDir()}, history.Config{}, change)
+}
+
+// newHubOn is newHub on a database, with a log of one's own.
+func newHubOn(t testing.TB, where store.Config, past history.Config, change func(*api.Config)) *hub {
+	t.Helper()
 	ctx := context.Background()
 	logger := slog.New(slog.DiscardHandler)
-	dir := t.TempDir()
-	st, err := store.Open(ctx, store.Config{Dir: dir, Logger: logger})
+	where.Logger = logger
+	st, err := store.Open(ctx, where)
 	must(t, err)
 	h := &hub{bus: &bus.Bus{}, sessions: session.New(), stopping: make(chan struct{}), tokens: map[signalbox.Scope]string{}}
-	h.keys, err = auth.OpenKeys(filepath.Join(dir, "secret.key"))
+	h.keys, err = auth.OpenKeys(filepath.Join(t.TempDir(), "secret.key"))
 	must(t, err)
-	h.log, err = history.Open(ctx, history.Config{Announce: h.bus.Publish, Logger: logger}, st)
+	past.Announce, past.Logger = h.bus.Publish, logger
+	h.log, err = history.Open(ctx, past, st)
 	must(t, err)
 	h.devices = registry.New(st, logger)
 	must(t, h.devices.Load(ctx, h.log))

@@ -448,9 +448,12 @@ func (s *server) importAll(ctx context.Context, users []fileUser, n *newcomers) 
 				people.add(entry, outcomeRefused, why)
 				continue
 			}
-			_, err := tx.InsertPerson(ctx, signalbox.User{Name: u.Username, CreatedAt: now}, u.Hash)
+			person := signalbox.User{Name: u.Username, CreatedAt: now}
+			var err error
+			person.ID, err = tx.InsertPerson(ctx, person, u.Hash)
 			switch {
 			case err == nil:
+				tx.Then(func() { s.People.Imported(person, u.Hash) })
 				people.add(entry, outcomeCreated, nil)
 			case signalbox.KindOf(err) == signalbox.KindConflict:
 				people.add(entry, outcomeKept, err)
@@ -462,11 +465,6 @@ func (s *server) importAll(ctx context.Context, users []fileUser, n *newcomers) 
 	})
 	if err != nil {
 		return nil, err
-	}
-	if people.Created > 0 {
-		if err := s.People.Reload(ctx); err != nil {
-			return nil, err
-		}
 	}
 	people.Created += n.report.Created
 	people.Kept += n.report.Kept

@@ -16,6 +16,7 @@ import (
 	"signalbox"
 	"signalbox/internal/auth"
 	"signalbox/internal/replay"
+	"signalbox/internal/wire"
 )
 
 // replayFlush is how much of a replay is written to its viewer at once, in bytes.
@@ -338,7 +339,7 @@ func (v *replayViewer) Tell(_ context.Context, status *replay.Status) error {
 	if status.State == replay.Ended {
 		news.Sent = status.Sent
 	}
-	if err := v.write("", replay.MarkMember, news); err != nil {
+	if err := v.write("", wire.ReplayMember, news); err != nil {
 		return err
 	}
 	return v.flush()
@@ -354,7 +355,7 @@ func (v *replayViewer) Idle(context.Context) error {
 func (v *replayViewer) replaced(id string) {
 	status, err := v.s.Replays.Get(id)
 	if err == nil {
-		err = v.write("", replay.MarkMember, replayNews{State: "replaced", Replay: status.Mark})
+		err = v.write("", wire.ReplayMember, replayNews{State: "replaced", Replay: status.Mark})
 	}
 	if err == nil {
 		_ = v.flush() // a listener that has gone need not know

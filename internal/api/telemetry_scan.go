@@ -21,8 +21,6 @@ import (
 )
 
 const (
-	// maxScans bounds the answers of this kind under way: each may take about 100 MB.
-	maxScans = 4
 	// scanFlush is how much of an answer is gathered before it is sent, in bytes.
 	scanFlush = 64 << 10
 	// scanLinger is how long less than that may wait.
@@ -51,17 +49,11 @@ type deviceTelemetryView struct {
 	Object   json.RawMessage    `json:"object" doc:"What the device sent, or the chosen fields."`
 }
 
-// scans are the answers over many devices.
-type scans struct {
-	*server
-	slots chan struct{}
-}
-
 func (s *server) registerScan() {
 	op := operation(http.MethodGet, "/telemetry", "scan-telemetry", "telemetry", "Read the history of many devices in order of time",
 		"All messages of the chosen devices, oldest first; of equal times, in the order of the hub's log. It sees what was stored when it began. "+
 			"The answer is sent as it is read, however long it is; one that could not be finished is broken off without the end of its last chunk, so that it cannot be taken for whole. "+
-			"At most 4 such answers are under way at a time (429 beyond).")
+			"Such answers and exports share the hub's history.read_memory, at 64 MiB each (429 beyond).")
 	line := s.schemas.Schema(reflect.TypeFor[deviceTelemetryView](), true, "")
 	op.Responses = map[string]*huma.Response{"200": {
 		Description: "A message a line; as ndjson, each of the form DeviceTelemetry.",
@@ -70,12 +62,11 @@ func (s *server) registerScan() {
 			"text/csv": {Schema: &huma.Schema{Type: huma.TypeString}},
 		},
 	}}
-	all := &scans{server: s, slots: make(chan struct{}, maxScans)}
-	register(s, signalbox.ScopeRead, op, all.get)
+	register(s, signalbox.ScopeRead, op, s.scanTelemetry)
 }
 
-func (s *scans) get(_ context.Context, in *scanInput) (*huma.StreamResponse, error) {
-	sc := &scan{scans: s, limit: in.Limit, csv: in.Format == formatCSV}
+func (s *server) scanTelemetry(_ context.Context, in *scanInput) (*huma.StreamResponse, error) {
+	sc := &scan{server: s, limit: in.Limit, csv: in.Format == formatCSV}
 	fields, err := chosenFields(in.Fields)
 	if err != nil {
 		return nil, err
@@ -89,21 +80,19 @@ func (s *scans) get(_ context.Context, in *scanInput) (*huma.StreamResponse, err
 	}
 	return &huma.StreamResponse{Body: func(ctx huma.Context) {
 		r, w := humago.Unwrap(ctx)
-		select {
-		case s.slots <- struct{}{}:
-			defer func() { <-s.slots }()
-		default:
-			writeProblem(w, problemOf(r.Context(), s.Logger, signalbox.Errorf(signalbox.KindLimited, "too_many_scans",
-				"%d answers over many devices are under way, and no more are allowed at a time; try again when one has ended", maxScans)))
+		give, err := s.reading.take(scanMemory, "too_many_scans")
+		if err != nil {
+			writeProblem(w, problemOf(r.Context(), s.Logger, err))
 			return
 		}
+		defer give()
 		sc.serve(w, r)
 	}}, nil
 }
 
 // scan is one answer.
 type scan struct {
-	*scans
+	*server
 	query  history.ScanQuery
 	choice *choice
 	limit  int64

@@ -151,7 +151,7 @@ func TestScanBreaksOff(t *testing.T) {
 func TestScansAreFew(t *testing.T) {
 	h, past, ask := newEndless(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	for range 4 {
+	for range 3 {
 		ask(ctx, "")
 		receive(t, past.began)
 	}
@@ -159,8 +159,12 @@ func TestScansAreFew(t *testing.T) {
 	if w.Code != http.StatusTooManyRequests || !strings.Contains(w.Body.String(), "too_many_scans") || w.Header().Get("Retry-After") == "" {
 		t.Errorf("%d %s", w.Code, w.Body)
 	}
+	// Exports take of the same.
+	if e := h.ask("GET", v1+"/export", "", "read", nil); e.Code != http.StatusTooManyRequests || !strings.Contains(e.Body.String(), "too_many_exports") {
+		t.Errorf("an export beside them gives %d %s", e.Code, e.Body)
+	}
 	cancel()
-	for range 4 {
+	for range 3 {
 		receive(t, past.ended)
 	}
 	past.broken = 5

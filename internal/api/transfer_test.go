@@ -129,9 +129,9 @@ func TestOneImport(t *testing.T) {
 	}
 }
 
-// TestExportIsBounded: two exports at a time, and one whose reader has gone makes room.
+// TestExportIsBounded: exports share a bound of memory, and one whose reader has gone makes room.
 func TestExportIsBounded(t *testing.T) {
-	h := newHub(t, nil)
+	h := newHub(t, func(cfg *api.Config) { cfg.ReadMemory = api.MinReadMemory })
 	h.add(t, "esp01", "box")
 	var file strings.Builder
 	for i := range 20_000 {

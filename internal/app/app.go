@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +20,7 @@ import (
 	"signalbox/internal/command"
 	"signalbox/internal/gateway"
 	"signalbox/internal/history"
+	"signalbox/internal/history/plain"
 	"signalbox/internal/ingest"
 	"signalbox/internal/registry"
 	"signalbox/internal/replay"
@@ -43,24 +45,27 @@ type App struct {
 	lock    *os.File
 	began   time.Time
 
-	store    *store.Store
-	keys     *auth.Keys
-	bus      bus.Bus
-	log      *history.Log
-	devices  *registry.Registry
-	sessions *session.Table
-	people   *auth.People
-	commands *command.Road
-	ingest   *ingest.Road
-	gateway  *gateway.Gateway
-	replays  *replay.Manager
-	logins   *auth.DeviceLogins
-	handler  http.Handler
-	metrics  *prometheus.Registry
+	store     *store.Store
+	keys      *auth.Keys
+	bus       bus.Bus
+	log       *history.Log
+	plain     *plain.Table // nil in the mode chunks
+	devices   *registry.Registry
+	sessions  *session.Table
+	people    *auth.People
+	commands  *command.Road
+	ingest    *ingest.Road
+	gateway   *gateway.Gateway
+	replays   *replay.Manager
+	logins    *auth.DeviceLogins
+	retention *retainer
+	handler   http.Handler
+	metrics   *prometheus.Registry
 
 	files share       // of the system's open files
 	ahead aheadOfTime // of the log
-	kept  retention
+
+	readsRefused atomic.Int64
 
 	stopping chan struct{} // closed when the hub begins to stop
 	stopOnce sync.Once
@@ -176,6 +181,12 @@ func (a *App) openRoads(ctx context.Context) (err error) {
 	if err := a.devices.Load(ctx, a.log); err != nil {
 		return err
 	}
+	if a.retention, err = newRetainer(ctx, a.store, a.log, a.devices, h.Keep, a.logger); err != nil {
+		return err
+	}
+	if err := a.openPlain(); err != nil {
+		return err
+	}
 	a.people, err = auth.NewPeople(ctx, auth.PeopleConfig{
 		Store: a.store, Backoff: auth.NewBackoff(auth.BackoffConfig{Max: a.cfg.Login.BackoffMax}), LoginLife: a.cfg.Login.Session, Logger: a.logger,
 	})
@@ -230,7 +241,7 @@ func (a *App) start(ctx context.Context) {
 	a.logDone.Go(func() { a.logErr = a.log.Run(logCtx, logGrace) })
 	for name, run := range map[string]func(context.Context) error{
 		"commands": a.commands.Run, "gateway": a.gateway.Run, "people": a.people.Run, "checkpoint": a.runCheckpoints, "clock": a.runClock,
-		"retention": a.runRetention,
+		"retention": a.retention.run, "plain": a.runPlain,
 	} {
 		a.roads.Go(func() {
 			if err := run(roads); err != nil && roads.Err() == nil {
@@ -293,6 +304,9 @@ func (a *App) Close() error {
 // release gives back what open took.
 func (a *App) release() error {
 	var errs []error
+	if a.plain != nil {
+		errs = append(errs, a.plain.Close())
+	}
 	if a.store != nil {
 		errs = append(errs, a.store.Close())
 	}

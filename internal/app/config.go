@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"time"
 
+	"signalbox/internal/api"
 	"signalbox/internal/auth"
 	"signalbox/internal/gateway/loop"
 	"signalbox/internal/replay"
@@ -116,6 +117,8 @@ type TelemetryConfig struct {
 
 // HistoryConfig is the durable log.
 type HistoryConfig struct {
+	// Mode is chunks, or plain for a table of telemetry beside them.
+	Mode string
 	// MaxWait bounds how long an entry waits for its commit to start, AckWait the same for
 	// entries a device waits for.
 	MaxWait time.Duration
@@ -129,6 +132,8 @@ type HistoryConfig struct {
 	Cache      int
 	// Cold is how long a device is silent until it has nothing in Tail.
 	Cold time.Duration
+	// ReadMemory bounds what scans and exports take together, in bytes.
+	ReadMemory int
 	// Spool is how much the local disk takes while a database server is away, in bytes.
 	Spool int
 	// Keep says how much history is kept; without a rule all is.
@@ -199,8 +204,8 @@ func DefaultConfig() Config {
 		},
 		Telemetry: TelemetryConfig{MaxKeys: 256, MaxDepth: 16, Past: 30 * day, Future: time.Minute},
 		History: HistoryConfig{
-			MaxWait: 50 * time.Millisecond, AckWait: 2 * time.Millisecond,
-			RowBytes: 256 * kib, MaxPending: 64 * mib, Tail: 128 * mib, Cold: 10 * time.Minute, Spool: gib, Cache: 64 * mib,
+			Mode: historyChunks, MaxWait: 50 * time.Millisecond, AckWait: 2 * time.Millisecond,
+			RowBytes: 256 * kib, MaxPending: 64 * mib, Tail: 128 * mib, Cold: 10 * time.Minute, Spool: gib, Cache: 64 * mib, ReadMemory: api.DefaultReadMemory,
 		},
 		Replay: ReplayConfig{Max: replay.DefaultMax},
 		Commands: CommandsConfig{

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"signalbox/internal/api"
 	"signalbox/internal/registry"
 )
 
@@ -140,6 +141,8 @@ func telemetrySettings() []setting {
 
 func historySettings() []setting {
 	return []setting{
+		word("history.mode", func(c *Config) *string { return &c.History.Mode }, historyChunks, historyPlain).
+			means("How history is kept: in compressed chunks, or in these and beside them in the plain table telemetry with a row a message, for SQL of your own: 160 to 235 bytes a message more, see history.md."),
 		duration("history.max_wait", func(c *Config) *time.Duration { return &c.History.MaxWait }, time.Millisecond, 50*time.Millisecond).
 			means("The longest a message waits for its commit to start. A commit starts as soon as the one before has ended."),
 		duration("history.ack_wait", func(c *Config) *time.Duration { return &c.History.AckWait }, 0, 50*time.Millisecond).
@@ -158,6 +161,8 @@ func historySettings() []setting {
 			means("How much history is kept: an age, a size of one device, or both; for all devices, those of a type, or one. A device's own rule counts before its type's, and that before the one for all. What is older, or more, is dropped every ten minutes, by whole chunks of up to 1,024 messages. Empty: all is kept."),
 		size("history.cache", func(c *Config) *int { return &c.History.Cache }, mib, 64*gib).
 			means("The database's page cache."),
+		size("history.read_memory", func(c *Config) *int { return &c.History.ReadMemory }, api.MinReadMemory, 64*gib).
+			means("How much memory scans of many devices and exports may take together, counted as 64MiB each, an export to CSV or Parquet as 128MiB. One more than fits is answered with 429."),
 	}
 }
 

@@ -276,6 +276,8 @@ func flagOf(key string) string {
 		return "--devices"
 	case "store":
 		return "--store"
+	case "history.mode":
+		return "--history"
 	case "log.level":
 		return "--log-level"
 	case "log.format":
@@ -298,6 +300,7 @@ func Variables() []Variable {
 	all := []Variable{
 		{"SIGNALBOX_HTTP", "http.listen", ""},
 		{"SIGNALBOX_DEVICES", "devices.listen", ""},
+		{"SIGNALBOX_HISTORY", "history.mode", ""},
 		{"SIGNALBOX_CONFIG", "", "The configuration file, as --config."},
 		{"SIGNALBOX_ADMIN_PASSWORD", "", "The password of the user admin, when the first start of a hub makes that user; otherwise a random one is made."},
 		{"SIGNALBOX_URL", "", "The hub the commands speak to, as --url."},

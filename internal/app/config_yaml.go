@@ -67,18 +67,18 @@ func (r *yamlReader) section(prefix string, node *yaml.Node) {
 		case value.Kind == yaml.MappingNode:
 			r.faults.add("%s: %s is a single key, not a section", where, key)
 		default:
-			r.all = append(r.all, given{key, plain(value), where})
+			r.all = append(r.all, given{key, spelled(value), where})
 		}
 	}
 }
 
-// plain gives a value as it is spelled, which is all that a setting's parser needs.
-func plain(node *yaml.Node) any {
+// spelled gives a value as it is spelled, which is all that a setting's parser needs.
+func spelled(node *yaml.Node) any {
 	switch {
 	case node.Kind == yaml.SequenceNode:
 		items := make([]any, 0, len(node.Content))
 		for _, item := range node.Content {
-			items = append(items, plain(item))
+			items = append(items, spelled(item))
 		}
 		return items
 	case node.Kind == yaml.ScalarNode && node.Tag != "!!null":

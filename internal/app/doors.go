@@ -4,10 +4,14 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	"signalbox/internal/api"
 	"signalbox/internal/compat"
 )
+
+// slowCommit is how long a commit may take before /readyz calls the database slow.
+const slowCommit = 3 * time.Second
 
 // newHandler joins the doors for people and programs.
 func (a *App) newHandler() (http.Handler, error) {
@@ -18,8 +22,8 @@ func (a *App) newHandler() (http.Handler, error) {
 	gate := api.NewGate(a.people, a.cfg.HTTP.TrustedProxies)
 	pages := compat.New(compat.Config{Gate: gate, Devices: a.devices, Commands: a.commands, Logger: a.logger})
 	return api.New(api.Config{
-		Gate: gate, People: a.people, Keys: a.keys, Devices: a.devices, Sessions: a.sessions, Bus: &a.bus, History: a.log, Archive: a.log, Spool: a.cfg.Data, Commands: a.commands, Replays: a.replays, Backup: a.backup,
-		Ready: a.Ready, Gatherer: a.metrics, Version: a.version, MaxBody: int64(a.cfg.HTTP.MaxBody), MaxImport: int64(a.cfg.HTTP.MaxImport),
+		Gate: gate, People: a.people, Keys: a.keys, Devices: a.devices, Sessions: a.sessions, Bus: &a.bus, History: a.log, Archive: a.log, Spool: a.cfg.Data, Commands: a.commands, Replays: a.replays, Backup: a.backup, Retention: a.retention,
+		Ready: a.Ready, Gatherer: a.metrics, Version: a.version, MaxBody: int64(a.cfg.HTTP.MaxBody), MaxImport: int64(a.cfg.HTTP.MaxImport), ReadMemory: int64(a.cfg.History.ReadMemory), ReadsRefused: &a.readsRefused,
 		PublicDocs: a.cfg.HTTP.PublicDocs, PublicMetrics: a.cfg.HTTP.PublicMetrics, Mount: pages.Mount, Stopping: a.stopping, Logger: a.logger,
 	}), nil
 }
@@ -33,6 +37,8 @@ func (a *App) Ready(context.Context) []api.Check {
 	if err := a.log.Err(); err != nil {
 		storage.OK = false
 		storage.Message = fmt.Sprintf("nothing can be stored now; %d bytes wait: %s", a.log.Pending(), err)
+	} else if busy := a.log.Busy(); busy >= slowCommit {
+		storage.Message = fmt.Sprintf("degraded: the database is slow, a commit has been waiting for it for %s; %d bytes wait", busy.Round(time.Second), a.log.Pending())
 	}
 	hub := api.Check{Name: "hub", OK: true, Message: "devices may connect"}
 	select {

@@ -37,6 +37,8 @@ func (a *App) newMetrics() (*prometheus.Registry, error) {
 	all := a.roadMetrics()
 	all = append(all, a.doorMetrics()...)
 	all = append(all, a.commandMetrics()...)
+	all = append(all, a.replayMetrics()...)
+	all = append(all, a.plainMetrics()...)
 	for _, m := range all {
 		if err := r.Register(m.collector()); err != nil {
 			return nil, err
@@ -81,9 +83,9 @@ func (a *App) roadMetrics() []metric {
 		gauge("history_spooled_bytes", "Bytes of the log on the local disk alone, because the database server is away.", func() float64 { return float64(log.Spooled.Load()) }),
 		counter("history_unspooled_rows", "Rows that went from there into the database.", &log.Unspooled),
 		counter("history_dropped_messages", "Messages that retention dropped.", &log.Dropped),
-		counter("history_dropped_bytes", "Bytes of chunks that retention dropped.", &a.kept.bytes),
-		counter("history_reclaimed_bytes", "Bytes of the database given back to the system after that.", &a.kept.reclaimed),
-		counter("history_retention_runs", "Times history was looked through for what is too old or too much.", &a.kept.runs),
+		counter("history_dropped_bytes", "Bytes of chunks that retention dropped.", &a.retention.bytes),
+		counter("history_reclaimed_bytes", "Bytes of the database given back to the system after that.", &a.retention.reclaimed),
+		counter("history_retention_runs", "Times history was looked through for what is too old or too much.", &a.retention.runs),
 		counter("history_merges", "Times small chunks of a device became one.", &log.Merges),
 		counter("history_broken_chunks", "Times a broken chunk was passed over.", &log.Broken),
 		gauge("log_ahead_seconds", "How far the log's times are ahead of this machine's clock.", func() float64 { return time.Duration(a.ahead.by.Load()).Seconds() }),
@@ -107,12 +109,26 @@ func (a *App) doorMetrics() []metric {
 		counter("frames_bad", "Connections closed because a frame was no JSON object.", &g.BadFrames),
 		counter("frames_too_complex", "Messages refused because of depth or number of keys.", &g.TooComplex),
 		counter("frames_invalid", "Frames refused because a field had no allowed value.", &g.Invalid),
+		counter("frames_replayed", "Messages refused because they are marked as played from the past.", &g.Replayed),
 		counter("refused_address_limit", "Connections refused because their address had too many.", &g.AddressLimit),
 		counter("refused_connection_limit", "Connections refused because there were too many.", &g.ConnectionLimit),
 		counter("refused_origin", "Upgrades refused because of their Origin.", &g.OriginRefused),
 		counter("commands_written", "Commands handed to a connection.", &g.CommandsWritten),
 		counter("commands_unwritten", "Commands that a connection did not take.", &g.CommandsUnwritten),
 		counter("saved_frames", "Acknowledgements of stored telemetry sent to devices.", &g.Saved),
+	}
+}
+
+func (a *App) replayMetrics() []metric {
+	s := a.replays.Stats()
+	return []metric{
+		gauge("replays", "Replays that have not ended: playing, paused, or waiting for a viewer.", func() float64 { open, _ := a.replays.Running(); return float64(open) }),
+		gauge("replays_playing", "Replays that play at present.", func() float64 { _, playing := a.replays.Running(); return float64(playing) }),
+		counter("history_reads_refused", "Scans and exports refused because those under way took all of history.read_memory.", &a.readsRefused),
+		counter("replays_started", "Replays made.", &s.Started),
+		counter("replays_refused", "Replays refused because there were too many.", &s.Refused),
+		counter("replay_messages", "Messages of the past that viewers of replays have taken.", &s.Events),
+		counter("replay_bytes", "Bytes of these messages, as their devices sent them.", &s.Bytes),
 	}
 }
 

@@ -1,15 +1,11 @@
 package app
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"signalbox"
-	"signalbox/internal/history"
 )
 
 // Keep is one rule of how much history is kept.
@@ -70,87 +66,25 @@ func parseKeep(text string) (k Keep, err error) {
 
 // keepFor chooses the rule of a device: its own, else its type's, else the one for all.
 func keepFor(rules []Keep, name, kind string) (best Keep) {
-	rank := map[string]int{"": 1, keepType: 2, keepDevice: 3}
 	for _, k := range rules {
 		fits := k.Scope == "" || k.Scope == keepType && k.Name == kind || k.Scope == keepDevice && k.Name == name
-		if fits && (best == (Keep{}) || rank[k.Scope] >= rank[best.Scope]) {
+		if fits && k.rank() >= best.rank() {
 			best = k
 		}
 	}
 	return best
 }
 
-// retention is what the latest run did.
-type retention struct {
-	runs, messages, bytes, reclaimed atomic.Int64
-}
-
-const (
-	// retainEvery is how often history is looked through for what is too old or too much, and
-	// retainFirst when after the start.
-	retainEvery = 10 * time.Minute
-	retainFirst = time.Minute
-)
-
-// runRetention drops history by the rules, and that of removed devices, from time to time.
-func (a *App) runRetention(ctx context.Context) error {
-	timer := time.NewTimer(retainFirst)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-timer.C:
-		}
-		if err := a.retain(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			a.logger.Warn("old history could not be dropped; it is tried again", "err", err)
-		}
-		timer.Reset(retainEvery)
+// rank says which of two rules counts: the one of the higher rank. That of no rule is 0.
+func (k Keep) rank() int {
+	switch {
+	case k == Keep{}:
+		return 0
+	case k.Scope == keepDevice:
+		return 3
+	case k.Scope == keepType:
+		return 2
+	default:
+		return 1
 	}
-}
-
-// retain does it once.
-func (a *App) retain(ctx context.Context, now time.Time) error {
-	began := time.Now()
-	sum, err := a.log.DropBefore(ctx, func(id signalbox.DeviceID) time.Time { return a.keptSince(id, now) })
-	for _, d := range a.devices.All() {
-		if err != nil {
-			break
-		}
-		if k := keepFor(a.cfg.History.Keep, d.Name, d.Type()); k.Bytes > 0 {
-			var part history.Dropped
-			part, err = a.log.DropOver(ctx, d.ID, k.Bytes)
-			sum = history.Dropped{Chunks: sum.Chunks + part.Chunks, Messages: sum.Messages + part.Messages, Bytes: sum.Bytes + part.Bytes}
-		}
-	}
-	a.kept.runs.Add(1)
-	a.kept.messages.Add(sum.Messages)
-	a.kept.bytes.Add(sum.Bytes)
-	if sum.Chunks == 0 {
-		return err
-	}
-	freed, reclaimErr := a.store.Reclaim(ctx)
-	a.kept.reclaimed.Add(freed)
-	a.logger.Info("history was dropped as history.keep says", "messages", sum.Messages, "chunks", sum.Chunks, "bytes", sum.Bytes,
-		"given_back", freed, "took", time.Since(began).Round(time.Millisecond))
-	return errors.Join(err, reclaimErr)
-}
-
-// keptSince is the time before which a device's history is dropped; zero: none is. Of a
-// device that was removed all is.
-func (a *App) keptSince(id signalbox.DeviceID, now time.Time) time.Time {
-	var k Keep
-	if id == 0 { // presence, commands and alerts of all devices
-		k = keepFor(a.cfg.History.Keep, "", "")
-	} else {
-		d := a.devices.Get(id)
-		if d == nil {
-			return now
-		}
-		k = keepFor(a.cfg.History.Keep, d.Name, d.Type())
-	}
-	if k.Age == 0 {
-		return time.Time{}
-	}
-	return now.Add(-k.Age)
 }

@@ -76,6 +76,7 @@ func (a *App) Serve(ctx context.Context, ready func(addresses map[string]string)
 	}
 	a.served = true
 	a.files.tell(a.logger)
+	a.tellPlain(ctx)
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	parts, serving := errgroup.WithContext(serving)

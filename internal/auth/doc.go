@@ -27,6 +27,7 @@
 // Concurrency. All types may be used from any goroutine. Authenticate methods read
 // memory only. Every change of people, tokens and logins is in the store before the
 // method returns; when a token or a login was last used is written later, by People.Run,
-// and up to a minute of it may be lost in a crash. One process may hold a People on a
+// and up to a minute of it may be lost in a crash. A change of which the store does not know
+// yet whether it is stored has not happened here until it does; no other is made meanwhile. One process may hold a People on a
 // store, because what it answers is what it loaded.
 package auth

@@ -16,36 +16,38 @@ import (
 	"signalbox"
 )
 
-// PersonStore keeps people. Writes are on disk when they return.
+// PersonStore keeps people. Writes are on disk when they return nil. What they are given as
+// stored is called once the change is on disk: before they return, or later, when they return
+// an error because nobody knows yet; see Store.
 type PersonStore interface {
 	// People calls yield for each person with their bcrypt hash, by ID.
 	People(ctx context.Context, yield func(u signalbox.User, hash string) error) error
 	// AddPerson stores a new person (u.ID is not looked at) and gives the ID. A taken name
 	// gives KindConflict.
-	AddPerson(ctx context.Context, u signalbox.User, hash string) (id int64, err error)
+	AddPerson(ctx context.Context, u signalbox.User, hash string, stored func(id int64)) error
 	// SetPersonHash replaces a person's hash and ends their logins.
-	SetPersonHash(ctx context.Context, id int64, hash string) error
+	SetPersonHash(ctx context.Context, id int64, hash string, stored func()) error
 	// RemovePerson removes a person and their logins.
-	RemovePerson(ctx context.Context, id int64) error
+	RemovePerson(ctx context.Context, id int64, stored func()) error
 }
 
-// TokenStore keeps programs' tokens. Writes are on disk when they return.
+// TokenStore keeps programs' tokens; writes are like those of PersonStore.
 type TokenStore interface {
 	// Tokens calls yield for each token with the hash of its secret, by ID.
 	Tokens(ctx context.Context, yield func(t signalbox.Token, hash [32]byte) error) error
 	// AddToken stores a new token (t.ID is not looked at) and gives the ID. A taken name
 	// gives KindConflict.
-	AddToken(ctx context.Context, t signalbox.Token, hash [32]byte) (id int64, err error)
-	RemoveToken(ctx context.Context, id int64) error
+	AddToken(ctx context.Context, t signalbox.Token, hash [32]byte, stored func(id int64)) error
+	RemoveToken(ctx context.Context, id int64, stored func()) error
 }
 
-// LoginStore keeps browser logins. Writes are on disk when they return.
+// LoginStore keeps browser logins; writes are like those of PersonStore.
 type LoginStore interface {
 	// Logins calls yield for each login, oldest first.
 	Logins(ctx context.Context, yield func(hash [32]byte, person int64, created, expires time.Time) error) error
 	// AddLogin stores a new login and removes others, in one step.
-	AddLogin(ctx context.Context, hash [32]byte, person int64, created, expires time.Time, remove [][32]byte) error
-	RemoveLogins(ctx context.Context, hashes [][32]byte) error
+	AddLogin(ctx context.Context, hash [32]byte, person int64, created, expires time.Time, remove [][32]byte, stored func()) error
+	RemoveLogins(ctx context.Context, hashes [][32]byte, stored func()) error
 	// Touch stores when tokens (by ID) were last used and until when logins now hold.
 	Touch(ctx context.Context, used map[int64]time.Time, expires map[[32]byte]time.Time) error
 }
@@ -55,6 +57,9 @@ type Store interface {
 	PersonStore
 	TokenStore
 	LoginStore
+	// Settle returns nil when it is known what became of all writes so far, and what they were
+	// given as stored has been called.
+	Settle(ctx context.Context) error
 }
 
 const (
@@ -105,8 +110,7 @@ type People struct {
 	log       *slog.Logger
 	seed      maphash.Seed // of hashOf
 
-	// change is held for the length of every change, so that memory and store change in
-	// one order; it is taken before mu and never while a password is computed.
+	// change is held for the length of every change, see begin.
 	change sync.Mutex
 	mu     sync.RWMutex // guards the maps; held briefly
 	people map[string]*person
@@ -145,7 +149,7 @@ func NewPeople(ctx context.Context, cfg PeopleConfig) (*People, error) {
 	p := &People{
 		life:  cfg.LoginLife,
 		store: cfg.Store, passwords: cfg.Passwords, backoff: cfg.Backoff, log: cfg.Logger, seed: maphash.MakeSeed(),
-		tokens: map[[32]byte]*token{}, named: map[string]*token{}, logins: map[[32]byte]*login{},
+		people: map[string]*person{}, byID: map[int64]*person{}, tokens: map[[32]byte]*token{}, named: map[string]*token{}, logins: map[[32]byte]*login{},
 	}
 	if p.passwords == nil {
 		p.passwords = NewPasswords(0, 0)
@@ -156,7 +160,7 @@ func NewPeople(ctx context.Context, cfg PeopleConfig) (*People, error) {
 	if p.log == nil {
 		p.log = slog.New(slog.DiscardHandler)
 	}
-	if err := p.Reload(ctx); err != nil {
+	if err := p.loadPeople(ctx); err != nil {
 		return nil, err
 	}
 	if err := p.loadTokens(ctx); err != nil {
@@ -172,29 +176,38 @@ func NewPeople(ctx context.Context, cfg PeopleConfig) (*People, error) {
 // Backoff is what slows down guessing of people's passwords, for its counters.
 func (p *People) Backoff() *Backoff { return p.backoff }
 
-// Reload reads all people from the store again, after an import that wrote them there in
-// a transaction of its own. Logins of people who are gone end.
-func (p *People) Reload(ctx context.Context) error {
-	p.change.Lock()
-	defer p.change.Unlock()
-	people, byID := map[string]*person{}, map[int64]*person{}
+func (p *People) loadPeople(ctx context.Context) error {
 	err := p.store.People(ctx, func(u signalbox.User, hash string) error {
-		one := &person{User: u, hash: hash}
-		people[u.Name], byID[u.ID] = one, one
+		p.Imported(u, hash)
 		return nil
 	})
 	if err != nil {
 		return fmt.Errorf("load people: %w", err)
 	}
+	return nil
+}
+
+// Imported takes in a person whom an import has stored in a transaction of its own, with
+// their ID. It is to be called as soon as that is on disk, before the store is changed again.
+func (p *People) Imported(u signalbox.User, hash string) {
+	one := &person{User: u, hash: hash}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.people, p.byID = people, byID
-	for hash, l := range p.logins {
-		if l.person = byID[l.person.ID]; l.person == nil {
-			delete(p.logins, hash)
-		}
+	p.people[u.Name], p.byID[u.ID] = one, one
+}
+
+// beginChange begins a change, which ends with p.change.Unlock. Changes run one after
+// another, and none begins before it is known what became of the one before: what it looks at
+// in memory is what is stored. change is taken before mu and never while a password is
+// computed. The memory changes when the store says that the change is stored, which may be
+// later than the change's end; only mu is needed for that.
+func (p *People) beginChange(ctx context.Context) error {
+	p.change.Lock()
+	err := p.store.Settle(ctx)
+	if err != nil {
+		p.change.Unlock()
 	}
-	return nil
+	return err
 }
 
 // AddUser adds a person. It gives KindInvalid for a name that CheckUserName or a password
@@ -247,21 +260,21 @@ func (p *People) mayAdd(name string) error {
 }
 
 func (p *People) add(ctx context.Context, name, hash string) (signalbox.User, error) {
-	p.change.Lock()
+	if err := p.beginChange(ctx); err != nil {
+		return signalbox.User{}, err
+	}
 	defer p.change.Unlock()
 	if err := p.mayAdd(name); err != nil {
 		return signalbox.User{}, err
 	}
 	u := signalbox.User{Name: name, CreatedAt: now()}
-	id, err := p.store.AddPerson(ctx, u, hash)
+	err := p.store.AddPerson(ctx, u, hash, func(id int64) {
+		u.ID = id
+		p.Imported(u, hash)
+	})
 	if err != nil {
 		return signalbox.User{}, err
 	}
-	u.ID = id
-	one := &person{User: u, hash: hash}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.people[name], p.byID[id] = one, one
 	return u, nil
 }
 
@@ -275,26 +288,28 @@ func (p *People) SetPassword(ctx context.Context, name, password string) error {
 	if err != nil {
 		return err
 	}
-	p.change.Lock()
+	if err := p.beginChange(ctx); err != nil {
+		return err
+	}
 	defer p.change.Unlock()
 	one, err := p.find(name)
 	if err != nil {
 		return err
 	}
-	if err := p.store.SetPersonHash(ctx, one.ID, hash); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	one.hash = hash
-	p.endLogins(one)
-	return nil
+	return p.store.SetPersonHash(ctx, one.ID, hash, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		one.hash = hash
+		p.endLogins(one)
+	})
 }
 
 // RemoveUser removes a person and ends their browser logins; tokens they made stay until
 // they are revoked. The last person cannot be removed (KindConflict).
 func (p *People) RemoveUser(ctx context.Context, name string) error {
-	p.change.Lock()
+	if err := p.beginChange(ctx); err != nil {
+		return err
+	}
 	defer p.change.Unlock()
 	one, err := p.find(name)
 	if err != nil {
@@ -306,15 +321,13 @@ func (p *People) RemoveUser(ctx context.Context, name string) error {
 	if last {
 		return signalbox.Errorf(signalbox.KindConflict, "last_user", "%q is the only user and cannot be removed; add another one first", name)
 	}
-	if err := p.store.RemovePerson(ctx, one.ID); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.people, name)
-	delete(p.byID, one.ID)
-	p.endLogins(one)
-	return nil
+	return p.store.RemovePerson(ctx, one.ID, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.people, name)
+		delete(p.byID, one.ID)
+		p.endLogins(one)
+	})
 }
 
 // endLogins forgets the logins of one person; mu is held.

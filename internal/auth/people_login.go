@@ -96,7 +96,9 @@ func wrongLogin() error {
 // begin stores a browser login of name, whose password was checked against hash.
 func (p *People) begin(ctx context.Context, name, hash string) (Cookie, error) {
 	secret, key := NewCookie()
-	p.change.Lock()
+	if err := p.beginChange(ctx); err != nil {
+		return Cookie{}, err
+	}
 	defer p.change.Unlock()
 	p.mu.RLock()
 	one := p.people[name]
@@ -111,15 +113,17 @@ func (p *People) begin(ctx context.Context, name, hash string) (Cookie, error) {
 	}
 	created := now()
 	expires := created.Add(p.life)
-	if err := p.store.AddLogin(ctx, key, one.ID, created, expires, surplus); err != nil {
+	err := p.store.AddLogin(ctx, key, one.ID, created, expires, surplus, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, old := range surplus {
+			delete(p.logins, old)
+		}
+		p.logins[key] = newLogin(one, key, created, expires)
+	})
+	if err != nil {
 		return Cookie{}, err
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for _, old := range surplus {
-		delete(p.logins, old)
-	}
-	p.logins[key] = newLogin(one, key, created, expires)
 	return Cookie{Secret: secret, Expires: expires}, nil
 }
 
@@ -175,7 +179,9 @@ func errNoLogin() error {
 // Logout ends a browser login. One that is unknown has ended already.
 func (p *People) Logout(ctx context.Context, secret string) error {
 	key := HashToken(secret)
-	p.change.Lock()
+	if err := p.beginChange(ctx); err != nil {
+		return err
+	}
 	defer p.change.Unlock()
 	p.mu.RLock()
 	known := p.logins[key] != nil
@@ -183,11 +189,9 @@ func (p *People) Logout(ctx context.Context, secret string) error {
 	if !known {
 		return nil
 	}
-	if err := p.store.RemoveLogins(ctx, [][32]byte{key}); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.logins, key)
-	return nil
+	return p.store.RemoveLogins(ctx, [][32]byte{key}, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.logins, key)
+	})
 }

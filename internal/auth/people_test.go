@@ -181,20 +181,20 @@ func TestImportUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = s.Update(t.Context(), func(tx *store.Tx) error {
-		_, err := tx.InsertPerson(t.Context(), signalbox.User{Name: "eve"}, vector)
+		eve := signalbox.User{Name: "eve"}
+		var err error
+		eve.ID, err = tx.InsertPerson(t.Context(), eve, vector)
+		tx.Then(func() { p.Imported(eve, vector) })
 		return err
 	})
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := p.Reload(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := userNames(p), []string{"admin", "eve"}; !slices.Equal(got, want) {
 		t.Errorf("users are %v, want %v", got, want)
 	}
 	if _, err := p.AuthenticateCookie(cookie.Secret); err != nil {
-		t.Errorf("a login did not outlive the reload: %v", err)
+		t.Errorf("a login did not outlive the import: %v", err)
 	}
 	if err := p.SetPassword(t.Context(), "admin", "a new password"); err != nil {
 		t.Fatal(err)
@@ -523,7 +523,6 @@ func TestPeopleAtOnce(t *testing.T) {
 		},
 		func(int) error { _, err := p.AuthenticateToken(secret); p.ListTokens(); return err },
 		func(int) error { p.ListUsers(); return p.Flush(t.Context()) },
-		func(int) error { return p.Reload(t.Context()) },
 	}
 	var wg sync.WaitGroup
 	for _, job := range jobs {

@@ -43,25 +43,27 @@ func newToken(t signalbox.Token, hash [32]byte) *token {
 // expires zero means never; by names who asked. It gives KindInvalid for a name that
 // signalbox.CheckName refuses, an unknown scope or an expiry that has passed,
 // KindConflict for a taken name and KindLimited beyond MaxTokens.
-func (p *People) CreateToken(ctx context.Context, name string, scope signalbox.Scope, expires time.Time, by string) (secret string, made signalbox.Token, err error) {
+func (p *People) CreateToken(ctx context.Context, name string, scope signalbox.Scope, expires time.Time, by string) (string, signalbox.Token, error) {
 	if err := signalbox.CheckName("token name", name); err != nil {
-		return "", made, err
+		return "", signalbox.Token{}, err
 	}
 	if !scope.Valid() {
-		return "", made, signalbox.Errorf(signalbox.KindInvalid, "invalid_scope", "%q is no scope; allowed are %s, %s and %s",
+		return "", signalbox.Token{}, signalbox.Errorf(signalbox.KindInvalid, "invalid_scope", "%q is no scope; allowed are %s, %s and %s",
 			string(scope), signalbox.ScopeRead, signalbox.ScopeCommand, signalbox.ScopeAdmin)
 	}
 	created := now()
 	if !expires.IsZero() {
 		if !expires.After(created) {
-			return "", made, signalbox.Errorf(signalbox.KindInvalid, "invalid_expiry", "the token would end at %s, which has passed", expires.UTC().Format(time.RFC3339))
+			return "", signalbox.Token{}, signalbox.Errorf(signalbox.KindInvalid, "invalid_expiry", "the token would end at %s, which has passed", expires.UTC().Format(time.RFC3339))
 		}
 		expires = time.UnixMilli(expires.UnixMilli()).UTC()
 	}
 	secret, hash := NewToken()
-	made = signalbox.Token{Name: name, Scope: scope, CreatedBy: by, CreatedAt: created, ExpiresAt: expires}
+	made := signalbox.Token{Name: name, Scope: scope, CreatedBy: by, CreatedAt: created, ExpiresAt: expires}
 
-	p.change.Lock()
+	if err := p.beginChange(ctx); err != nil {
+		return "", signalbox.Token{}, err
+	}
 	defer p.change.Unlock()
 	p.mu.RLock()
 	taken, count := p.named[name] != nil, len(p.named)
@@ -72,13 +74,16 @@ func (p *People) CreateToken(ctx context.Context, name string, scope signalbox.S
 	if count >= MaxTokens {
 		return "", signalbox.Token{}, signalbox.Errorf(signalbox.KindLimited, "too_many_tokens", "there are %d tokens already, which is the most a hub keeps; revoke some", count)
 	}
-	if made.ID, err = p.store.AddToken(ctx, made, hash); err != nil {
+	err := p.store.AddToken(ctx, made, hash, func(id int64) {
+		made.ID = id
+		one := newToken(made, hash)
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.tokens[hash], p.named[name] = one, one
+	})
+	if err != nil {
 		return "", signalbox.Token{}, err
 	}
-	one := newToken(made, hash)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.tokens[hash], p.named[name] = one, one
 	return secret, made, nil
 }
 
@@ -102,20 +107,20 @@ func (p *People) ListTokens() []signalbox.Token {
 // RevokeToken ends a token for good. which is its name or, if no token has that name, its
 // ID. KindNotFound without one.
 func (p *People) RevokeToken(ctx context.Context, which string) error {
-	p.change.Lock()
+	if err := p.beginChange(ctx); err != nil {
+		return err
+	}
 	defer p.change.Unlock()
 	one := p.findToken(which)
 	if one == nil {
 		return signalbox.Errorf(signalbox.KindNotFound, "token_not_found", "there is no token with the name or ID %q", which)
 	}
-	if err := p.store.RemoveToken(ctx, one.ID); err != nil {
-		return err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.tokens, one.hash)
-	delete(p.named, one.Name)
-	return nil
+	return p.store.RemoveToken(ctx, one.ID, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		delete(p.tokens, one.hash)
+		delete(p.named, one.Name)
+	})
 }
 
 func (p *People) findToken(which string) *token {
@@ -184,11 +189,14 @@ func (p *People) flush(ctx context.Context) {
 
 // Flush is one round of Run.
 func (p *People) Flush(ctx context.Context) (err error) {
-	p.change.Lock()
-	defer p.change.Unlock()
-	if !p.touched.Swap(false) && !p.anyEnded() {
+	if !p.touched.Load() && !p.anyEnded() {
 		return nil
 	}
+	if err := p.beginChange(ctx); err != nil {
+		return err
+	}
+	defer p.change.Unlock()
+	p.touched.Store(false)
 	defer func() {
 		if err != nil {
 			p.touched.Store(true)
@@ -217,13 +225,7 @@ func (p *People) Flush(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if len(ended) > 0 {
-		if err := p.store.RemoveLogins(ctx, ended); err != nil {
-			return err
-		}
-	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	for _, one := range p.tokens {
 		if at, ok := used[one.ID]; ok {
 			one.written.Store(at.Unix() / 60)
@@ -232,10 +234,17 @@ func (p *People) Flush(ctx context.Context) (err error) {
 	for hash, end := range expires {
 		p.logins[hash].written.Store(end.UnixMilli())
 	}
-	for _, hash := range ended {
-		delete(p.logins, hash)
+	p.mu.Unlock()
+	if len(ended) == 0 {
+		return nil
 	}
-	return nil
+	return p.store.RemoveLogins(ctx, ended, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, hash := range ended {
+			delete(p.logins, hash)
+		}
+	})
 }
 
 // anyEnded reports whether a browser login has ended by itself.

@@ -273,7 +273,7 @@ func (e *engine) export(ctx context.Context) error {
 func (e *engine) retain(ctx context.Context) error {
 	cut := e.Past.tenth()
 	began := time.Now()
-	dropped, err := e.log.DropBefore(ctx, func(signalbox.DeviceID) time.Time { return cut })
+	dropped, err := e.log.DropBefore(ctx, func(signalbox.DeviceID) time.Time { return cut }, nil)
 	if err != nil {
 		return err
 	}

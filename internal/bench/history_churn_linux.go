@@ -156,7 +156,7 @@ func (e *engine) retainChurn(ctx context.Context) error {
 			return err
 		}
 		before := time.UnixMicro(churnBase + cut*churnStep)
-		if _, err := e.log.DropBefore(ctx, func(signalbox.DeviceID) time.Time { return before }); err != nil && ctx.Err() == nil {
+		if _, err := e.log.DropBefore(ctx, func(signalbox.DeviceID) time.Time { return before }, nil); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("retention: %w", err)
 		}
 		if _, err := e.st.Reclaim(ctx); err != nil && ctx.Err() == nil {

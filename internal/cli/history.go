@@ -91,6 +91,7 @@ func (c *command) historyCommand() *cobra.Command {
 	flags.StringSliceVar(&f.fields, "fields", nil, "only these fields, by name or dotted path")
 	flags.StringSliceVar(&f.types, "type", nil, "the devices of this type")
 	flags.BoolVar(&f.csv, "csv", false, "print CSV, a column a field")
+	cmd.AddCommand(c.retentionCommand())
 	completeFlag(cmd, "order", fixed(orders()))
 	completeFlag(cmd, "fields", inList(c.fieldsOfDevice))
 	completeFlag(cmd, "type", inList(c.types))

@@ -39,7 +39,11 @@ func (c *command) replayCommand() *cobra.Command {
 speed at which it came, faster or slower (--speed 10, --speed 0.5), or as fast as possible (--speed max).
 Nothing of it is stored again. Times are those of «signalbox history»; without --from it begins with the
 first message. --shift moves all times so that the first message is of now. Imported telemetry came all at
-once: --pace time plays it by its own times. With --json each message is one line, marked as replayed.`,
+once: --pace time plays it by its own times. With --json each message is one line, marked as replayed.
+
+On a terminal keys are taken while it plays, and a line at the bottom tells where it is: space pauses and
+goes on, the arrows right and left move by ten seconds (of playing, when it is faster than it happened),
++ and - make it faster and slower, q ends it.`,
 		Example: `  signalbox replay esp01 --from 2h
   signalbox replay --type box --from '2026-03-01 12:00' --to '2026-03-01 13:00' --speed 10
   signalbox replay esp01 esp02 --from 7d --speed max --json`,
@@ -109,9 +113,13 @@ func (c *command) replay(ctx context.Context, r *reach, q client.ReplayQuery) er
 	if err != nil {
 		return err
 	}
-	events, err := r.PlayReplay(ctx, made.ID)
+	playing, interrupt := context.WithCancel(ctx)
+	defer interrupt()
+	events, err := r.PlayReplay(playing, made.ID)
 	if err == nil {
-		err = c.showReplay(ctx, r, events)
+		keys := c.newStage(ctx, r, &made, interrupt)
+		err = c.showReplay(playing, r, events, keys)
+		err = errors.Join(err, keys.close())
 	}
 	if err != nil {
 		goodbye, cancel := context.WithTimeout(context.WithoutCancel(ctx), replayGoodbye)
@@ -127,8 +135,13 @@ type replayJSON struct {
 	Replay client.ReplayMark `json:"replay"`
 }
 
-func (c *command) showReplay(ctx context.Context, r *reach, events func(yield func(client.ReplayEvent, error) bool)) error {
-	out := bufio.NewWriterSize(c.Stdout, 64<<10)
+// showReplay prints what is played; keys is nil when there is no terminal.
+func (c *command) showReplay(ctx context.Context, r *reach, events func(yield func(client.ReplayEvent, error) bool), keys *stage) error {
+	to := c.Stdout
+	if keys != nil {
+		to = keys.line
+	}
+	out := bufio.NewWriterSize(to, 64<<10)
 	encoder := json.NewEncoder(out)
 	encoder.SetEscapeHTML(false)
 	w := &watcher{command: c, v2: make(map[string]bool), paint: c.paint()}
@@ -136,11 +149,12 @@ func (c *command) showReplay(ctx context.Context, r *reach, events func(yield fu
 	lines := newLineFlusher(out)
 	defer lines.stop()
 	for e, err := range events {
+		keys.event(&e)
 		switch {
 		case err != nil:
 			return errors.Join(lines.flush(), err)
 		case e.Kind == "replay" && e.State == "ended":
-			if err := lines.flush(); err != nil {
+			if err := errors.Join(lines.flush(), keys.close()); err != nil {
 				return err
 			}
 			return c.replayEnded(&e)

@@ -21,6 +21,8 @@ func TestReplay(t *testing.T) {
 		t.Fatal("the hub did not start")
 	}
 	s.run("sim", "--boxes", "2", "--stations", "0", "--duration", "1s", "--interval", "50ms").want(t, ExitOK)
+	// A command is on disk when it is answered, and so is what was reported before.
+	s.run("send", "sim-box-1", "servo1", "90", "--ttl", "1h").want(t, ExitOK)
 	play := func(args ...string) []string {
 		t.Helper()
 		r := s.run(append([]string{"replay", "--json"}, args...)...).want(t, ExitOK)

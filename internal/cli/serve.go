@@ -18,8 +18,8 @@ import (
 )
 
 type serveFlags struct {
-	http, devices, store, logLevel, logFormat string
-	set                                       []string
+	http, devices, store, history, logLevel, logFormat string
+	set                                                []string
 }
 
 func (c *command) serveCommand() *cobra.Command {
@@ -43,9 +43,11 @@ while the hub runs.`,
 	flags.StringVar(&f.http, "http", "", "the address of page and API (default :8080); port 0 is any free one")
 	flags.StringVar(&f.devices, "devices", "", "the address of devices (default :8765); port 0 is any free one")
 	flags.StringVar(&f.store, "store", "", "the database: mysql://… or postgres://… (default SQLite in the data directory); SIGNALBOX_STORE keeps a password out of the list of processes")
+	flags.StringVar(&f.history, "history", "", "chunks, or plain for a table with a row a message beside them (default chunks)")
 	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")
 	flags.StringVar(&f.logFormat, "log-format", "", "text or json (default text)")
 	flags.StringArrayVar(&f.set, "set", nil, "any other setting, as `KEY=VALUE`; may be repeated (see «signalbox config doc»)")
+	completeFlag(cmd, "history", fixed([]string{"chunks", "plain"}))
 	completeFlag(cmd, "log-level", fixed([]string{"debug", "info", "warn", "error"}))
 	completeFlag(cmd, "log-format", fixed([]string{"text", "json"}))
 	completeFlag(cmd, "set", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
@@ -70,7 +72,7 @@ func (f serveFlags) settings() (map[string]string, error) {
 		}
 		all[key] = value
 	}
-	for key, value := range map[string]string{"http.listen": f.http, "devices.listen": f.devices, "store": f.store, "log.level": f.logLevel, "log.format": f.logFormat} {
+	for key, value := range map[string]string{"http.listen": f.http, "devices.listen": f.devices, "store": f.store, "history.mode": f.history, "log.level": f.logLevel, "log.format": f.logFormat} {
 		if value != "" {
 			all[key] = value
 		}

@@ -337,17 +337,21 @@ type testStore struct {
 
 	mu     sync.Mutex
 	fault  error
+	stored bool // what fails with fault is stored all the same
 	failed int
 }
 
 func (s *testStore) Update(ctx context.Context, fn func(tx *store.Tx) error) error {
 	s.mu.Lock()
-	fault := s.fault
+	fault, stored := s.fault, s.stored
 	if fault != nil {
 		s.failed++
 	}
 	s.mu.Unlock()
 	if fault != nil {
+		if stored {
+			fault = errors.Join(fault, s.Store.Update(ctx, fn))
+		}
 		return fault
 	}
 	s.updates.Add(1)
@@ -358,8 +362,15 @@ func (s *testStore) Update(ctx context.Context, fn func(tx *store.Tx) error) err
 func (s *testStore) breakDown(fault error) (failed int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fault = fault
+	s.fault, s.stored = fault, false
 	return s.failed
+}
+
+// breakAfter lets writes fail after they were stored, until breakDown is called.
+func (s *testStore) breakAfter(fault error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault, s.stored = fault, true
 }
 
 // rig is a road with all around it.

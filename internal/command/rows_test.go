@@ -121,6 +121,46 @@ func TestRowsWaitForAStoreThatFails(t *testing.T) {
 	})
 }
 
+// TestRowsOfUnknownEnd: rows that are stored although that could not be told are written
+// again, and a start in between finds them as the log says.
+func TestRowsOfUnknownEnd(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		inBubble(t, Config{}, func(g *rig) {
+			t := g.t
+			g.durable()
+			g.store.breakAfter(signalbox.Errorf(signalbox.KindUnavailable, "outcome_unknown", "the connection was lost"))
+			s, conn := g.connect("esp01", signalbox.ProtocolV2)
+			a := g.submit(signalbox.CommandRequest{Name: "a", IdempotencyKey: "k"})
+			conn.next(t)
+			time.Sleep(10 * time.Second)
+			if c, err := g.store.Command(t.Context(), a.ID); err != nil || c.State != signalbox.CommandSent {
+				t.Errorf("the row is %+v, %v", c, err)
+			}
+			if st := g.road.Stats(); st.Behind != 1 {
+				t.Errorf("%+v", st)
+			}
+			g.road.Result(s, a.ID, true, nil, "")
+			b := g.submit(signalbox.CommandRequest{Name: "b", TTL: time.Hour, Device: "esp02"})
+			time.Sleep(10 * time.Second)
+			g.store.breakDown(nil)
+			if restart {
+				g.restart()
+			} else {
+				time.Sleep(10 * time.Second)
+			}
+			for id, want := range map[string]signalbox.CommandState{a.ID: signalbox.CommandSucceeded, b.ID: signalbox.CommandQueued} {
+				if c, err := g.store.Command(t.Context(), id); err != nil || c.State != want {
+					t.Errorf("the row is %+v, %v; want %s", c, err, want)
+				}
+			}
+			wantCheckpoint(t, g.store, g.log)
+			if st := g.road.Stats(); st.Behind != 0 {
+				t.Errorf("%+v", st)
+			}
+		})
+	}
+}
+
 // TestRowsRideAlong: rows that are due go with the commits that happen anyway, a few with
 // each, and the checkpoint with them.
 func TestRowsRideAlong(t *testing.T) {

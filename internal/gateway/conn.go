@@ -14,7 +14,6 @@ import (
 	"signalbox/internal/gateway/ws"
 	"signalbox/internal/ingest"
 	"signalbox/internal/registry"
-	"signalbox/internal/replay"
 	"signalbox/internal/session"
 	"signalbox/internal/wire"
 )
@@ -273,8 +272,8 @@ func (c *conn) telemetry(f *wire.Frame, payload []byte) time.Duration {
 			}
 			m.TimeMicros = micros
 		}
-		if replay.Marked(payload) {
-			c.g.stats.Invalid.Add(1)
+		if wire.Replayed(payload) {
+			c.g.stats.Replayed.Add(1)
 			c.refuseMessage("replayed", "The message is played from the past, as its member replay says; a hub does not store such messages.", m.Seq)
 			return 0
 		}

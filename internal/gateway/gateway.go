@@ -95,6 +95,7 @@ type Parts struct {
 type Stats struct {
 	Logins, LoginFailures, LoginsDelayed, AuthRequired, AuthTimeouts atomic.Int64
 	Replaced, Rivals, RateLimited, Pushback, Invalid, TooComplex     atomic.Int64
+	Replayed                                                         atomic.Int64
 	AddressLimit, ConnectionLimit, OriginRefused, BadFrames          atomic.Int64
 	CommandsWritten, CommandsUnwritten, Saved                        atomic.Int64
 }

@@ -77,3 +77,26 @@ func BenchmarkPage(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkLast reads the last 20 messages of a device whose run holds as many as rows says.
+func BenchmarkLast(b *testing.B) {
+	for _, rows := range []int{30, 500, 1000} {
+		b.Run(fmt.Sprintf("rows=%d", rows), func(b *testing.B) {
+			l := start(b, b.TempDir(), history.Config{})
+			for i := range 1024 + rows {
+				e := telemetry(1, fmt.Sprintf(`{"type":"telemetry","status":"ok","servo1":%d,"servo2":90,"temp":%d.%d}`, i/40%180, i%40, i%10))
+				for errors.Is(l.log.Append(&e, history.Soon), history.ErrFull) {
+					runtime.Gosched()
+				}
+			}
+			l.wait(b, l.log.Head())
+			b.ReportAllocs()
+			for b.Loop() {
+				page, err := l.log.Page(b.Context(), history.Query{Device: 1, Limit: 20})
+				if err != nil || len(page) != 20 {
+					b.Fatal(len(page), err)
+				}
+			}
+		})
+	}
+}

@@ -134,7 +134,15 @@ func (l *Log) gather() (w work) {
 	if w.drop < dropsPerCommit && len(w.rows) > 0 {
 		w.drop = 0 // not in small bites
 	}
-	w.mark = l.mark
+	if w.drop > 0 {
+		// The rows that stay decide, which may be more than those that are needed.
+		i := 0
+		for i+1 < len(l.marks) && l.marks[i+1].at < l.kept[w.drop] {
+			i++
+		}
+		l.marks = l.marks[:copy(l.marks, l.marks[i:])]
+		w.mark = l.marks[0].chunk
+	}
 	l.due = time.Time{}
 	if len(w.rows) < len(l.rows) || len(w.units) < len(l.units) {
 		l.due = time.Now()
@@ -160,7 +168,10 @@ func (l *Log) commitOrRetry(ctx context.Context) {
 	w.riders = l.board()
 	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
 		// A commit under way is not interrupted: stopping waits for it.
+		began := time.Now()
+		l.began.Store(&began)
 		err := l.attempt(context.WithoutCancel(ctx), &w)
+		l.began.Store(nil)
 		for _, r := range w.riders {
 			r.done(err)
 		}

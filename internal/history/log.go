@@ -99,7 +99,7 @@ type Log struct {
 	dec *zstd.Decoder
 
 	// statements of the pool for reading; they end with the store
-	end, mainDown, mainUp, late, rankFirst, rankLast, rankDown, rankNext, byPosition, byTime, byDeviceTime, body, newest, heads, sizes *sql.Stmt
+	end, mainDown, mainUp, late, rankFirst, rankLast, rankDown, rankNext, byPosition, byTime, byDeviceTime, body, bodies, newest, heads, sizes *sql.Stmt
 
 	mu      sync.Mutex
 	rows    []*batch // the last one is being filled
@@ -113,18 +113,20 @@ type Log struct {
 	units   []*unit              // for the next commits
 	waiting int                  // bytes in units
 	drop    signalbox.Position   // rows that end before it are no longer needed
-	mark    int64                // chunks before this one have nothing of the log's rows then
+	marks   []mark               // oldest first
 	span    int64                // the most positions between the ends of a chunk
+	noted   int64                // span as the database has it
 	kept    []signalbox.Position // the rows that the log consists of, by their first position
 	holds   []*Hold
 
-	free, readers, tables sync.Pool // of *batch (emptied), *chunk.Reader, *chunk.Table
+	free, readers, cursors, slices sync.Pool // of *batch (emptied), *chunk.Reader, *chunk.Cursor, *slice
 
 	ready []prepared // the committing goroutine's own
 
 	spool *spool // nil: none; the committing goroutine's own, like doubt
 	doubt *doubt
-	gone  atomic.Bool // the server was away when last looked for
+	gone  atomic.Bool               // the server was away when last looked for
+	began atomic.Pointer[time.Time] // of the commit under way
 
 	shapes  *chunk.Shapes
 	seal    sealer
@@ -138,6 +140,7 @@ type Log struct {
 	onCommit  []func(signalbox.Position)
 	rides     []func() (Change, func(error))
 	failure   atomic.Pointer[error]
+	sweeps    sweepLimits
 	stats     Stats
 }
 
@@ -192,7 +195,7 @@ func Open(ctx context.Context, cfg Config, st *store.Store) (*Log, error) {
 	}
 	l := &Log{
 		cfg: cfg, st: st, enc: enc, dec: dec, wake: make(chan struct{}, 1), sealing: make(chan struct{}, 1), drained: make(chan struct{}, 1),
-		shapes: chunk.NewShapes(cfg.Shapes),
+		shapes: chunk.NewShapes(cfg.Shapes), marks: []mark{{}}, sweeps: usualSweep(),
 	}
 	l.seal.l, l.seal.shapes = l, l.shapes
 	l.tidy.l, l.tidy.queue = l, make(chan signalbox.DeviceID, mergeQueue)
@@ -224,7 +227,8 @@ func (l *Log) load(ctx context.Context) error {
 		{&l.byPosition, `SELECT id, device, p0, p1, p0 FROM chunk WHERE p0 >= ? AND p0 <= ? AND p1 >= ?`},
 		{&l.byTime, `SELECT id, device, t0, t1, p0 FROM chunk WHERE t0 <= ? AND t1 >= ? AND device > 0`},
 		{&l.byDeviceTime, `SELECT id, device, t0, t1, p0 FROM chunk WHERE device = ? AND t0 <= ? AND t1 >= ?`},
-		{&l.body, `SELECT body FROM chunk WHERE id = ?`},
+		{&l.body, `SELECT id, body FROM chunk WHERE id = ?`},
+		{&l.bodies, bodiesText()},
 		{&l.rankFirst, head + `late = 0 ORDER BY t0, p0 LIMIT 1`},
 		{&l.rankLast, head + `late = 0 AND p1 < ? ORDER BY t0 DESC, p0 DESC LIMIT 1`},
 		{&l.rankDown, head + `late = 0 AND t0 <= ? ORDER BY t0 DESC, p0 DESC LIMIT 1`},
@@ -264,6 +268,7 @@ func (l *Log) load(ctx context.Context) error {
 		if l.span, err = strconv.ParseInt(text, 10, 64); err != nil {
 			return fmt.Errorf("the stored %s %q is no number: %w", spanName, text, err)
 		}
+		l.noted = l.span
 	}
 	shapes, err := r.QueryContext(ctx, `SELECT id, body FROM shape ORDER BY id`)
 	if err != nil {
@@ -386,6 +391,15 @@ func (l *Log) Err() error {
 		return *p
 	}
 	return nil
+}
+
+// Busy says for how long the commit under way has been going on, 0 without one: a database
+// that is slow shows here before anything fails.
+func (l *Log) Busy() time.Duration {
+	if began := l.began.Load(); began != nil {
+		return time.Since(*began)
+	}
+	return 0
 }
 
 // Wait implements Appender.

@@ -406,13 +406,19 @@ func TestRetention(t *testing.T) {
 	m := randomHistory(t, b, rng, 3, 2000, nil)
 	all := m.page(history.Query{Device: 1, Order: history.OldestFirst, Limit: history.MaxPage})
 	cut := all[len(all)/2].Time
+	var each history.Dropped
 	dropped, err := b.log.DropBefore(t.Context(), func(d signalbox.DeviceID) time.Time {
 		if d == 1 {
 			return cut
 		}
 		return time.Time{}
+	}, func(device signalbox.DeviceID, d history.Dropped) {
+		if device != 1 {
+			t.Errorf("%+v of device %d", d, device)
+		}
+		each = history.Dropped{Chunks: each.Chunks + d.Chunks, Messages: each.Messages + d.Messages, Bytes: each.Bytes + d.Bytes}
 	})
-	if err != nil || dropped.Messages == 0 || dropped.Bytes == 0 {
+	if err != nil || dropped.Messages == 0 || dropped.Bytes == 0 || each != dropped {
 		t.Fatalf("%+v, %v", dropped, err)
 	}
 	page, err := b.log.Page(t.Context(), history.Query{Device: 1, Order: history.OldestFirst, Limit: history.MaxPage})
@@ -435,14 +441,14 @@ func TestRetention(t *testing.T) {
 		}
 	}
 	before := m.page(history.Query{Device: 2, Limit: history.MaxPage})
-	if dropped, err = b.log.DropOver(t.Context(), 2, 2000); err != nil || dropped.Messages == 0 {
+	if dropped, err = b.log.DropOver(t.Context(), 2, 2000, nil); err != nil || dropped.Messages == 0 {
 		t.Fatalf("%+v, %v", dropped, err)
 	}
 	if page, err = b.log.Page(t.Context(), history.Query{Device: 2, Limit: history.MaxPage}); err != nil || len(page) != len(before)-int(dropped.Messages) {
 		t.Errorf("%d of %d messages are left after %+v, %v", len(page), len(before), dropped, err)
 	}
 	for round := 0; ; round++ { // what was cut meanwhile is on disk only now
-		again, err := b.log.DropOver(t.Context(), 2, 2000)
+		again, err := b.log.DropOver(t.Context(), 2, 2000, nil)
 		if err != nil || round == 20 {
 			t.Fatalf("it drops again and again: %+v, %v", again, err)
 		}

@@ -82,6 +82,13 @@ func (w *window) read(ctx context.Context, v *view) error {
 	if err := v.late(ctx, w.low, w.high, w.offerRows); err != nil {
 		return err
 	}
+	v.enough = func(c *stored) bool {
+		edge := c.t1
+		if w.order == OldestFirst {
+			edge = c.t0
+		}
+		return w.full() && w.beyond(edge)
+	}
 	return v.main(ctx, w.order, w.low, w.high, func(r *chunk.Reader) (bool, error) {
 		err := w.offerRows(r)
 		times := r.Times()

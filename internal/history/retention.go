@@ -19,13 +19,24 @@ func (d *Dropped) add(o Dropped) {
 	d.Chunks, d.Messages, d.Bytes = d.Chunks+o.Chunks, d.Messages+o.Messages, d.Bytes+o.Bytes
 }
 
+// EachDropped hears of what was dropped, once it is, a device's chunks one by one; device 0 is
+// what is no telemetry. It must not call the log.
+type EachDropped func(device signalbox.DeviceID, d Dropped)
+
+// doomed is a chunk that is to be dropped.
+type doomed struct {
+	id     int64
+	device signalbox.DeviceID
+}
+
 // DropBefore drops the chunks that end before the time that before gives for their device;
 // the zero time keeps all. Chunks are dropped as a whole, so that some messages before the
-// time may stay, as do those that are in no chunk yet. Device 0 has what is no telemetry. It
-// reads an index alone, so it costs little when there is nothing to drop.
-func (l *Log) DropBefore(ctx context.Context, before func(signalbox.DeviceID) time.Time) (sum Dropped, err error) {
+// time may stay, as do those that are in no chunk yet, and the last chunk of a device until
+// the log has nothing of it any more. Device 0 has what is no telemetry. It
+// reads an index alone, so it costs little when there is nothing to drop. each may be nil.
+func (l *Log) DropBefore(ctx context.Context, before func(signalbox.DeviceID) time.Time, each EachDropped) (sum Dropped, err error) {
 	limits := map[signalbox.DeviceID]int64{}
-	var ids []int64
+	var old []doomed
 	rows, err := l.heads.QueryContext(ctx)
 	if err != nil {
 		return sum, fmt.Errorf("read history: %w", err)
@@ -45,68 +56,94 @@ func (l *Log) DropBefore(ctx context.Context, before func(signalbox.DeviceID) ti
 			limits[signalbox.DeviceID(device)] = limit
 		}
 		if t1 < limit {
-			ids = append(ids, id)
+			old = append(old, doomed{id, signalbox.DeviceID(device)})
 		}
 	}
 	if err := rows.Err(); err != nil {
 		return sum, fmt.Errorf("read history: %w", err)
 	}
-	return l.dropChunks(ctx, ids)
+	return l.dropChunks(ctx, old, each)
 }
 
-// DropOver drops the device's oldest chunks until the others take at most limit bytes.
-func (l *Log) DropOver(ctx context.Context, device signalbox.DeviceID, limit int64) (sum Dropped, err error) {
+// DropOver drops the device's oldest chunks until the others take at most limit bytes; the
+// last may stay as with DropBefore. each may be nil.
+func (l *Log) DropOver(ctx context.Context, device signalbox.DeviceID, limit int64, each EachDropped) (sum Dropped, err error) {
 	rows, err := l.sizes.QueryContext(ctx, int64(device))
 	if err != nil {
 		return sum, fmt.Errorf("read history: %w", err)
 	}
 	defer func() { _ = rows.Close() }() // rows.Err tells of faults
-	var ids []int64
+	var old []doomed
 	for size := int64(0); rows.Next(); { // newest first
 		var id, bytes int64
 		if err := rows.Scan(&id, &bytes); err != nil {
 			return sum, fmt.Errorf("read history: %w", err)
 		}
 		if size += bytes; size > limit {
-			ids = append(ids, id)
+			old = append(old, doomed{id, device})
 		}
 	}
 	if err := rows.Err(); err != nil {
 		return sum, fmt.Errorf("read history: %w", err)
 	}
-	return l.dropChunks(ctx, ids)
+	return l.dropChunks(ctx, old, each)
+}
+
+// needed says whether a chunk that ends at position p1 is what tells a start up to where the
+// device's messages in the log are in chunks: the last of them. Without it they would be taken
+// for new and sealed once more.
+func (c *doomed) needed(ctx context.Context, tx *store.Tx, p1 int64) (bool, error) {
+	var begin, later int64
+	if err := tx.QueryRow(ctx, `SELECT COALESCE(MIN(id), 0) FROM intake`, nil, &begin); err != nil || begin == 0 || p1 < begin {
+		return false, err
+	}
+	err := tx.QueryRow(ctx, `SELECT COUNT(*) FROM chunk WHERE device = ? AND p1 > ?`, []any{int64(c.device), p1}, &later)
+	return later == 0, err
 }
 
 // dropChunks deletes chunks, a few in each transaction: what was dropped before an error or a
 // kill stays so. One that is gone already, because it was merged, is passed over.
-func (l *Log) dropChunks(ctx context.Context, ids []int64) (sum Dropped, err error) {
-	for len(ids) > 0 {
-		n := min(len(ids), dropAtOnce)
-		var part Dropped
+func (l *Log) dropChunks(ctx context.Context, old []doomed, each EachDropped) (sum Dropped, err error) {
+	parts := make([]Dropped, dropAtOnce)
+	for len(old) > 0 {
+		n := min(len(old), dropAtOnce)
 		err := l.st.Update(ctx, func(tx *store.Tx) error {
-			part = Dropped{}
-			for _, id := range ids[:n] {
+			clear(parts)
+			for i, c := range old[:n] {
 				one := Dropped{Chunks: 1}
-				err := tx.QueryRow(ctx, `SELECT COALESCE(MAX(n), 0), COALESCE(MAX(LENGTH(body)), 0) FROM chunk WHERE id = ?`, []any{id}, &one.Messages, &one.Bytes)
-				if err != nil || one.Messages == 0 {
+				var p1 int64
+				err := tx.QueryRow(ctx, `SELECT COALESCE(MAX(n), 0), COALESCE(MAX(LENGTH(body)), 0), COALESCE(MAX(p1), 0) FROM chunk WHERE id = ?`,
+					[]any{c.id}, &one.Messages, &one.Bytes, &p1)
+				if err != nil {
+					return err
+				}
+				if one.Messages == 0 {
+					continue
+				}
+				if needed, err := c.needed(ctx, tx, p1); err != nil || needed {
 					if err != nil {
 						return err
 					}
 					continue
 				}
-				if _, err := tx.Exec(ctx, `DELETE FROM chunk WHERE id = ?`, id); err != nil {
+				if _, err := tx.Exec(ctx, `DELETE FROM chunk WHERE id = ?`, c.id); err != nil {
 					return err
 				}
-				part.add(one)
+				parts[i] = one
 			}
 			return nil
 		})
 		if err != nil {
 			return sum, err
 		}
-		sum.add(part)
-		l.stats.Dropped.Add(part.Messages)
-		ids = ids[n:]
+		for i, c := range old[:n] {
+			sum.add(parts[i])
+			l.stats.Dropped.Add(parts[i].Messages)
+			if each != nil && parts[i].Chunks > 0 {
+				each(c.device, parts[i])
+			}
+		}
+		old = old[n:]
 	}
 	return sum, nil
 }

@@ -11,6 +11,9 @@ import (
 
 // Scan calls yield for every entry from position from on that is still kept, in log order,
 // up to what was committed when it began. The entry and its body are lent for the call.
+//
+// What retention has dropped is given as long as the log has it: Scan is for those who follow
+// the log and must miss nothing. Questions and ScanRange do not see it.
 func (l *Log) Scan(ctx context.Context, from signalbox.Position, yield func(*signalbox.Entry) error) error {
 	end := l.Committed()
 	for at := max(from, 1); at <= end; {
@@ -120,13 +123,15 @@ func (l *Log) sealedBefore(ctx context.Context) (map[signalbox.DeviceID]signalbo
 	if err != nil {
 		return nil, err
 	}
+	first := int64(0)
 	if text != "" {
-		if l.mark, err = strconv.ParseInt(text, 10, 64); err != nil {
+		if first, err = strconv.ParseInt(text, 10, 64); err != nil {
 			return nil, fmt.Errorf("the stored %s %q is no number: %w", markName, text, err)
 		}
 	}
-	l.seal.marks = []mark{{0, l.mark}}
-	rows, err := l.st.Reader().QueryContext(ctx, `SELECT device, MAX(p1) FROM chunk WHERE id >= ? GROUP BY device`, l.mark)
+	// Chunks that are there may have anything of the log as it is now.
+	l.marks = []mark{{l.Committed(), first}}
+	rows, err := l.st.Reader().QueryContext(ctx, `SELECT device, MAX(p1) FROM chunk WHERE id >= ? GROUP BY device`, first)
 	if err != nil {
 		return nil, fmt.Errorf("read which messages are in chunks: %w", err)
 	}

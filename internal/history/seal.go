@@ -53,7 +53,6 @@ type sealer struct {
 	rows    uint64       // of the log, since the start
 	next    atomic.Int64 // number of the newest chunk
 	through signalbox.Position
-	marks   []mark // oldest first
 }
 
 // mark says that the chunks before number chunk have nothing behind position at.
@@ -172,24 +171,16 @@ func (s *sealer) take(ctx context.Context, b *batch) {
 func (s *sealer) reached(ctx context.Context, p signalbox.Position) {
 	s.through = p
 	s.try(s.age(ctx))
-	if n := len(s.marks); n == 0 || p-s.marks[n-1].at >= markEvery {
-		s.marks = append(s.marks, mark{p, s.next.Load() + 1})
-	}
 	drop := s.floor()
 	for _, hold := range s.l.holds {
 		drop = min(drop, hold.first())
 	}
-	i := 0
-	for i+1 < len(s.marks) && s.marks[i+1].at < drop {
-		i++
-	}
-	s.marks = s.marks[:copy(s.marks, s.marks[i:])]
-	s.l.stats.Runs.Store(int64(s.live))
 	s.l.stats.RunBytes.Store(int64(s.bytes))
+	s.l.stats.Runs.Store(int64(s.live)) // who sees no runs sees no bytes either
 	s.l.mu.Lock()
 	s.l.drop = drop
-	if s.marks[0].at < drop {
-		s.l.mark = s.marks[0].chunk
+	if p >= s.l.marks[len(s.l.marks)-1].at+markEvery {
+		s.l.marks = append(s.l.marks, mark{p, s.next.Load() + 1})
 	}
 	s.l.mu.Unlock()
 	s.l.sealed.reach(p)

@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"signalbox"
@@ -18,15 +17,35 @@ import (
 )
 
 // A sweep gives the entries of many devices in one order: that of the log, or of time. It
-// goes on by slices of that order, so that its memory is bounded: it reads what the chunks
-// have of a slice, sorts it and hands it out. A chunk is read once for each slice it reaches.
+// goes on by slices of that order: it reads what the chunks have of a slice and sorts it, and
+// hands it out while the next slice is read. It keeps of each chunk how far it has read, as
+// long as there is room, and the chunk itself; so memory is bounded, and most chunks are read
+// once.
+
+// sweepLimits bounds what a sweep has in memory.
+type sweepLimits struct {
+	// bytes and entries bound a slice, of which there are two: it is made narrower when it has
+	// more. entries is at most 1 << indexBits.
+	bytes, entries int64
+	// cursors and chunks bound the bytes of what is kept between slices: of how far chunks were
+	// read, and what exceeds it begins anew in each slice; and of the chunks themselves, and what
+	// exceeds it is read again from the database then.
+	cursors, chunks int64
+}
+
+func usualSweep() sweepLimits {
+	return sweepLimits{bytes: 16 << 20, entries: sliceEntries, cursors: 48 << 20, chunks: 24 << 20}
+}
 
 const (
-	// sliceBytes and sliceEntries bound a slice: it is made narrower when it has more.
-	sliceBytes   = 24 << 20
+	// sliceLeast is how many entries a slice ends to have; it ends to have slicePerOpen for each
+	// open chunk, up to half of what is allowed.
+	sliceLeast   = 1 << 15
+	slicePerOpen = 16
+	// sliceEntries is how many entries a slice may have at most.
 	sliceEntries = 1 << indexBits
 	// indexBits are the low bits of a sorting key, which say where its entry is.
-	indexBits = 19
+	indexBits = 18
 	// widest is the widest slice, so that its order fits the rest of a sorting key.
 	widest = 1 << (63 - indexBits)
 	// sweepWorkers is how many goroutines read a slice at most.
@@ -43,7 +62,7 @@ type span struct {
 	run    *chunk.Run
 	device signalbox.DeviceID
 	k0, k1 int64
-	until  signalbox.Position // messages from there on are in memory too; 0: none
+	until  signalbox.Position // messages from there on are in memory too, or too new; 0: none
 }
 
 // ScanQuery chooses telemetry of many devices.
@@ -54,76 +73,149 @@ type ScanQuery struct {
 	From, To time.Time
 }
 
-// ScanTime calls yield for the telemetry that q chooses, ordered by time and, within equal
-// times, by position; it sees what was committed when it began. The entry and its body are
-// lent for the call. Memory is bounded whatever is chosen.
-func (l *Log) ScanTime(ctx context.Context, q ScanQuery, yield func(*signalbox.Entry) error) error {
-	if !q.From.IsZero() && !q.To.IsZero() && !q.From.Before(q.To) {
-		return badRange(q.From, q.To)
-	}
-	lo, hi := int64(math.MinInt64), int64(math.MaxInt64)
+// times gives the first and the last time of the query, Unix µs.
+func (q *ScanQuery) times() (low, high int64, err error) {
+	low, high = math.MinInt64, math.MaxInt64
 	if !q.From.IsZero() {
-		lo = q.From.UnixMicro()
+		low = q.From.UnixMicro()
 	}
 	if !q.To.IsZero() {
-		hi = q.To.UnixMicro() - 1
+		high = q.To.UnixMicro() - 1
 	}
-	if err := l.sealed.wait(ctx, l.Committed()); err != nil {
+	if !q.From.IsZero() && !q.To.IsZero() && !q.From.Before(q.To) {
+		err = badRange(q.From, q.To)
+	}
+	return low, high, err
+}
+
+// ScanTime calls yield for the telemetry that q chooses, ordered by time and, within equal
+// times, by position: what was committed when it began. The entry and its body are lent for
+// the call; others may have the same body, so it is not to be changed. Memory is bounded
+// whatever is chosen.
+func (l *Log) ScanTime(ctx context.Context, q ScanQuery, yield func(*signalbox.Entry) error) error {
+	lo, hi, err := q.times()
+	if err != nil {
 		return err
 	}
-	var inMemory []span
-	firsts := map[signalbox.DeviceID]signalbox.Position{} // from which on devices are in memory
-	l.seal.tails.each(q.Devices, func(device signalbox.DeviceID, m memory) {
-		firsts[device] = m.first
-		inMemory = append(inMemory, m.spans(device, lo, hi)...)
-	})
-	s := sweep{l: l, yield: yield, key: func(p signalbox.Position, t int64) int64 { return t }}
-	s.heads = func(ctx context.Context, from int64) ([]span, error) {
-		found, err := l.chunksByTime(ctx, q.Devices, from, hi, firsts)
-		if err != nil {
-			return nil, err
-		}
-		for _, m := range inMemory {
-			if m.k1 >= from {
-				found = append(found, m)
-			}
-		}
-		return found, nil
+	end := l.Committed()
+	if end == 0 {
+		return ctx.Err()
 	}
+	if err := l.sealed.wait(ctx, end); err != nil {
+		return err
+	}
+	s := l.newSweep(chunk.ByTime, yield)
+	s.end = end
+	s.takeMemory(q.Devices, lo, hi)
+	s.heads = func(ctx context.Context, from int64) ([]span, error) { return s.byTime(ctx, q.Devices, from, hi) }
 	return s.run(ctx, lo, hi)
 }
 
 // sweepLog gives the entries from lo to hi out of chunks, in log order. Entries that retention
 // has dropped are missing.
 func (l *Log) sweepLog(ctx context.Context, lo, hi signalbox.Position, yield func(*signalbox.Entry) error) error {
-	s := sweep{l: l, yield: yield, key: func(p signalbox.Position, t int64) int64 { return int64(p) }}
+	s := l.newSweep(chunk.ByPosition, yield)
 	s.heads = func(ctx context.Context, from int64) ([]span, error) {
 		l.mu.Lock()
 		reach := l.span
 		l.mu.Unlock()
-		return l.spans(ctx, nil, l.byPosition, max(from-reach, 0), int64(hi), from)
+		return s.spans(ctx, l.byPosition, max(from-reach, 0), int64(hi), from)
 	}
 	return s.run(ctx, int64(lo), int64(hi))
 }
 
-// chunksByTime finds the chunks with messages from low to high, but for those that are in
-// memory too.
-func (l *Log) chunksByTime(ctx context.Context, devices []signalbox.DeviceID, low, high int64, firsts map[signalbox.DeviceID]signalbox.Position) (found []span, err error) {
-	if devices == nil {
-		found, err = l.spans(ctx, firsts, l.byTime, high, low)
+// sweep is one under way.
+type sweep struct {
+	l     *Log
+	by    chunk.By
+	yield func(*signalbox.Entry) error
+	// heads gives all chunks that have something at from or behind.
+	heads func(ctx context.Context, from int64) ([]span, error)
+	want  chunk.Want
+	last  int64              // the end of the last slice
+	end   signalbox.Position // entries behind it are too new; 0: none are
+
+	inMemory []span
+	firsts   map[signalbox.DeviceID]signalbox.Position // from which on devices are in memory
+
+	open    []*stretch // what the slice has reached
+	workers []worker
+	cursors cursors
+	limits  sweepLimits
+}
+
+func (l *Log) newSweep(by chunk.By, yield func(*signalbox.Entry) error) *sweep {
+	return &sweep{
+		l: l, by: by, yield: yield, firsts: map[signalbox.DeviceID]signalbox.Position{},
+		want:    chunk.Want{Before: math.MaxUint64, From: math.MinInt64, To: math.MaxInt64},
+		workers: make([]worker, min(runtime.GOMAXPROCS(0), sweepWorkers)),
+		cursors: cursors{spare: &l.cursors},
+		limits:  l.sweeps,
+	}
+}
+
+// takeMemory notes what is in memory with messages from low to high.
+func (s *sweep) takeMemory(devices []signalbox.DeviceID, low, high int64) {
+	s.l.seal.tails.each(devices, func(device signalbox.DeviceID, m memory) {
+		s.firsts[device] = m.first
+		for _, c := range m.spans(device, low, high) {
+			if c.until = 0; s.end != 0 && c.run.Last() > s.end {
+				c.until = s.end + 1
+			}
+			if s.by == chunk.ByPosition {
+				c.k0, c.k1 = int64(c.run.First()), int64(c.run.Last())
+			}
+			s.inMemory = append(s.inMemory, c)
+		}
+	})
+}
+
+// chosenAtOnce is the most devices whose chunks are looked for one by one.
+const chosenAtOnce = 256
+
+// byTime finds what has messages from low to high.
+func (s *sweep) byTime(ctx context.Context, devices []signalbox.DeviceID, low, high int64) (found []span, err error) {
+	if devices == nil || len(devices) > chosenAtOnce {
+		if found, err = s.spans(ctx, s.l.byTime, high, low); err != nil {
+			return nil, err
+		}
+		return s.andMemory(only(found, devices), low), nil
 	}
 	for _, d := range devices {
-		var more []span
-		if more, err = l.spans(ctx, firsts, l.byDeviceTime, int64(d), high, low); err != nil {
-			break
+		more, err := s.spans(ctx, s.l.byDeviceTime, int64(d), high, low)
+		if err != nil {
+			return nil, err
 		}
 		found = append(found, more...)
 	}
-	return found, err
+	return s.andMemory(found, low), nil
 }
 
-// spans reads heads of chunks: number, device, both keys, and the smallest position.
-func (l *Log) spans(ctx context.Context, firsts map[signalbox.DeviceID]signalbox.Position, stmt *sql.Stmt, args ...any) ([]span, error) {
+// only leaves the spans of those devices, of all when they are nil.
+func only(found []span, devices []signalbox.DeviceID) []span {
+	if devices == nil {
+		return found
+	}
+	wanted := make(map[signalbox.DeviceID]bool, len(devices))
+	for _, d := range devices {
+		wanted[d] = true
+	}
+	return slices.DeleteFunc(found, func(c span) bool { return !wanted[c.device] })
+}
+
+// andMemory adds what is in memory and reaches to from or behind.
+func (s *sweep) andMemory(found []span, from int64) []span {
+	for _, m := range s.inMemory {
+		if m.k1 >= from {
+			found = append(found, m)
+		}
+	}
+	return found
+}
+
+// spans reads heads of chunks, but for those that are in memory too: number, device, both
+// keys, and the smallest position.
+func (s *sweep) spans(ctx context.Context, stmt *sql.Stmt, args ...any) ([]span, error) {
 	rows, err := stmt.QueryContext(ctx, args...)
 	if err != nil {
 		return nil, fmt.Errorf("read history: %w", err)
@@ -132,54 +224,52 @@ func (l *Log) spans(ctx context.Context, firsts map[signalbox.DeviceID]signalbox
 	var found []span
 	for rows.Next() {
 		var device, p0 int64
-		var s span
-		if err := rows.Scan(&s.id, &device, &s.k0, &s.k1, &p0); err != nil {
+		var c span
+		if err := rows.Scan(&c.id, &device, &c.k0, &c.k1, &p0); err != nil {
 			return nil, fmt.Errorf("read history: %w", err)
 		}
-		s.device = signalbox.DeviceID(device)
-		if s.until = firsts[s.device]; s.until != 0 && signalbox.Position(p0) >= s.until {
+		c.device = signalbox.DeviceID(device)
+		if c.until = s.firsts[c.device]; s.end != 0 && (c.until == 0 || c.until > s.end) {
+			c.until = s.end + 1
+		}
+		if c.until != 0 && signalbox.Position(p0) >= c.until {
 			continue
 		}
-		found = append(found, s)
+		found = append(found, c)
 	}
 	return found, rows.Err()
 }
 
-// sweep is one under way.
-type sweep struct {
-	l     *Log
-	yield func(*signalbox.Entry) error
-	key   func(p signalbox.Position, t int64) int64
-	// heads gives all chunks that have something at from or behind.
-	heads func(ctx context.Context, from int64) ([]span, error)
-
-	workers    []worker
-	keys, swap []uint64
-	size       atomic.Int64 // of the slice, in bytes
-	count      atomic.Int64 // of its entries
-}
-
-// worker reads a part of a slice.
-type worker struct {
-	r      chunk.Reader
-	packed []byte
-	places []place
-	bodies []byte
-	err    error
-}
-
-// place is an entry in a slice.
-type place struct {
-	device         signalbox.DeviceID
-	position       signalbox.Position
-	received, time int64
-	from, end      int // of the worker's bodies
-}
-
 // run hands out everything from lo to hi.
 func (s *sweep) run(ctx context.Context, lo, hi int64) error {
-	s.workers = make([]worker, min(runtime.GOMAXPROCS(0), sweepWorkers))
-	var ahead, open []span // by k0; those that the slice has reached
+	ctx, cancel := context.WithCancel(ctx)
+	s.last = hi
+	full, empty := make(chan *slice), make(chan *slice, 2)
+	one, two := s.l.slice(len(s.workers), s.limits), s.l.slice(len(s.workers), s.limits)
+	defer func() { s.l.keep(one, two) }()
+	empty <- one
+	empty <- two
+	var reader sync.WaitGroup
+	defer reader.Wait()
+	defer cancel()
+	var failed error
+	reader.Go(func() {
+		defer close(full)
+		failed = s.read(ctx, lo, hi, empty, full)
+	})
+	for next := range full {
+		if err := next.handOut(ctx, s.yield); err != nil {
+			return err
+		}
+		empty <- next
+	}
+	return failed
+}
+
+// read reads everything from lo to hi, slice by slice.
+func (s *sweep) read(ctx context.Context, lo, hi int64, empty <-chan *slice, full chan<- *slice) error {
+	var ahead []span // by k0
+	var next *slice
 	again := true
 	for width := int64(0); ; {
 		if again {
@@ -188,241 +278,58 @@ func (s *sweep) run(ctx context.Context, lo, hi int64) error {
 				return err
 			}
 			slices.SortFunc(ahead, func(a, b span) int { return cmp.Compare(a.k0, b.k0) })
-			open, again = open[:0], false
+			again = false
 			if width == 0 {
 				width = firstWidth(ahead, lo, hi)
 			}
+			ahead = s.reopen(ahead)
 		}
-		if len(open) == 0 {
+		if len(s.open) == 0 {
 			if len(ahead) == 0 || ahead[0].k0 > hi {
 				return nil
 			}
 			lo = max(lo, ahead[0].k0) // there is nothing before
 		}
 		end := hi
-		if width < hi-lo || hi-lo < 0 { // the difference may be too large for a number
+		if width <= hi-lo || hi-lo < 0 { // the difference may be too large for a number
 			end = lo + width - 1
 		}
 		for len(ahead) > 0 && ahead[0].k0 <= end {
-			open = append(open, ahead[0])
+			s.open = append(s.open, &stretch{span: ahead[0]})
 			ahead = ahead[1:]
 		}
-		fits, err := s.fill(ctx, open, lo, end)
-		switch {
+		if next == nil {
+			select {
+			case next = <-empty:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		next.lo, next.hi = lo, end
+		switch err := s.fill(ctx, next); {
 		case errors.Is(err, errMoved): // chunks were merged; they are elsewhere now
 			again = true
+			s.takeBack()
 			continue
 		case err != nil:
 			return err
-		case !fits && width > 1:
-			width = max(width/4, 1)
+		case !next.fits():
+			width = max((end-lo)/8, 1)
+			s.takeBack()
 			continue
 		}
-		if err := s.handOut(ctx, lo, end); err != nil {
-			return err
+		next.sort(s.by)
+		width = next.widthAfter(width, len(s.open))
+		lo = end + 1
+		s.taken(lo)
+		select {
+		case full <- next:
+			next = nil
+		case <-ctx.Done():
+			return ctx.Err()
 		}
 		if end == hi {
 			return nil
 		}
-		lo = end + 1
-		open = slices.DeleteFunc(open, func(c span) bool { return c.k1 < lo })
-		if s.size.Load() < sliceBytes/3 && s.count.Load() < sliceEntries/3 {
-			width = min(2*width, widest)
-		}
-	}
-}
-
-// firstWidth guesses how wide a slice may be, from how many chunks there are, which are in
-// order: each slice reads all that it reaches, so a few narrow ones would cost more than all.
-func firstWidth(ahead []span, lo, hi int64) int64 {
-	const narrowest = 1 << 16
-	if len(ahead) == 0 {
-		return narrowest
-	}
-	last := ahead[0].k1
-	for _, s := range ahead {
-		last = max(last, s.k1)
-	}
-	parts := int64(len(ahead))*chunkRows/(sliceEntries/4) + 1
-	return min(max((min(last, hi)-max(lo, ahead[0].k0))/parts, narrowest), widest)
-}
-
-// fill reads what the open chunks have from lo to hi. It reports false when that is too much.
-func (s *sweep) fill(ctx context.Context, open []span, lo, hi int64) (fits bool, err error) {
-	s.size.Store(0)
-	s.count.Store(0)
-	var group sync.WaitGroup
-	n := min(len(s.workers), len(open))
-	for i := range s.workers {
-		s.workers[i].places, s.workers[i].bodies, s.workers[i].err = s.workers[i].places[:0], s.workers[i].bodies[:0], nil
-	}
-	for i := range n {
-		group.Go(func() {
-			w := &s.workers[i]
-			for k := i; k < len(open) && w.err == nil && s.fits(lo, hi); k += n {
-				if c := &open[k]; c.k1 >= lo {
-					w.err = s.read(ctx, w, c, lo, hi)
-				}
-			}
-		})
-	}
-	group.Wait()
-	for i := range n {
-		err = errors.Join(err, s.workers[i].err)
-	}
-	return s.fits(lo, hi), err
-}
-
-// fits says whether the slice is not too large, or cannot be narrower.
-func (s *sweep) fits(lo, hi int64) bool {
-	return lo == hi || s.count.Load() < sliceEntries && s.size.Load() < sliceBytes
-}
-
-// read takes what c has from lo to hi.
-func (s *sweep) read(ctx context.Context, w *worker, c *span, lo, hi int64) error {
-	size, count := len(w.bodies), len(w.places)
-	defer func() {
-		s.size.Add(int64(len(w.bodies) - size))
-		s.count.Add(int64(len(w.places) - count))
-	}()
-	if c.run != nil {
-		within := func(p signalbox.Position, t int64) bool { k := s.key(p, t); return k >= lo && k <= hi }
-		c.run.EachOf(s.l.shapes, within, func(_ int, row *chunk.Row) bool {
-			from := len(w.bodies)
-			w.bodies = append(w.bodies, row.Body...)
-			w.places = append(w.places, place{c.device, row.Position, row.Received, row.Time, from, len(w.bodies)})
-			return true
-		})
-		return nil
-	}
-	there, err := w.load(ctx, s.l, c)
-	if err != nil || !there {
-		return err
-	}
-	for i, t := range w.r.Times() {
-		p := w.r.Position(i)
-		if k := s.key(p, t); k < lo || k > hi || c.until != 0 && p >= c.until {
-			continue
-		}
-		from := len(w.bodies)
-		w.bodies = w.r.AppendBody(w.bodies, i)
-		w.places = append(w.places, place{c.device, p, w.r.Received(i), t, from, len(w.bodies)})
-	}
-	return nil
-}
-
-// load reads a chunk. It is not there if it is broken; if it is gone, that is errMoved.
-func (w *worker) load(ctx context.Context, l *Log, c *span) (there bool, err error) {
-	if err := ctx.Err(); err != nil {
-		return false, err
-	}
-	rows, err := l.body.QueryContext(ctx, c.id)
-	if err != nil {
-		return false, fmt.Errorf("read history: %w", err)
-	}
-	defer func() { _ = rows.Close() }() // rows.Err tells of faults
-	if !rows.Next() {
-		return false, cmp.Or(rows.Err(), errMoved)
-	}
-	var packed sql.RawBytes
-	if err := rows.Scan(&packed); err != nil {
-		return false, fmt.Errorf("read history: %w", err)
-	}
-	w.packed = append(w.packed[:0], packed...)
-	if err := w.r.Load(l.shapes, w.packed); err != nil {
-		l.broken(c.id, c.device, err)
-		return false, nil
-	}
-	return true, rows.Err()
-}
-
-// handOut sorts the slice and gives its entries to yield.
-func (s *sweep) handOut(ctx context.Context, lo, hi int64) error {
-	s.keys = s.keys[:0]
-	bits := indexBits
-	if lo == hi {
-		bits = 63 // all keys are 0, and there may be any number of them
-	}
-	starts := make([]int, len(s.workers)+1)
-	most := uint64(0)
-	for i := range s.workers {
-		w := &s.workers[i]
-		for k := range w.places {
-			p := &w.places[k]
-			key := uint64(s.key(p.position, p.time) - lo)
-			most = max(most, key)
-			s.keys = append(s.keys, key<<bits|uint64(starts[i]+k))
-		}
-		starts[i+1] = starts[i] + len(w.places)
-	}
-	if lo < hi {
-		s.sort(most)
-	}
-	at := func(key uint64) (*worker, *place) {
-		n, i := int(key&(1<<bits-1)), 0
-		for n >= starts[i+1] {
-			i++
-		}
-		return &s.workers[i], &s.workers[i].places[n-starts[i]]
-	}
-	var e signalbox.Entry
-	for i := 0; i < len(s.keys); i++ {
-		if i%1024 == 0 && ctx.Err() != nil {
-			return ctx.Err()
-		}
-		// Messages of one time are in the order of their positions.
-		j := i + 1
-		for j < len(s.keys) && s.keys[j]>>bits == s.keys[i]>>bits {
-			j++
-		}
-		if j-i > 1 {
-			slices.SortFunc(s.keys[i:j], func(a, b uint64) int {
-				_, x := at(a)
-				_, y := at(b)
-				return cmp.Compare(x.position, y.position)
-			})
-		}
-		for ; i < j; i++ {
-			w, p := at(s.keys[i])
-			e = signalbox.Entry{
-				Position: p.position, Device: p.device, Kind: signalbox.EntryTelemetry, ReceivedMicros: p.received, TimeMicros: p.time, Body: w.bodies[p.from:p.end],
-			}
-			if p.device == eventDevice {
-				var err error
-				if e.Kind, e.Device, e.Body, err = event(e.Body); err != nil {
-					return err
-				}
-			}
-			if err := s.yield(&e); err != nil {
-				return err
-			}
-		}
-		i--
-	}
-	return nil
-}
-
-const digitBits = 11
-
-// sort sorts the keys by what stands above indexBits, of which most is the largest: by digits,
-// the lowest first. That takes a few nanoseconds a key, where comparing takes sixty.
-func (s *sweep) sort(most uint64) {
-	s.swap = slices.Grow(s.swap[:0], len(s.keys))[:len(s.keys)]
-	for shift := indexBits; most>>(shift-indexBits) > 0; shift += digitBits {
-		var starts [1 << digitBits]int
-		for _, k := range s.keys {
-			starts[k>>shift&(1<<digitBits-1)]++
-		}
-		sum := 0
-		for i, n := range starts {
-			starts[i] = sum
-			sum += n
-		}
-		for _, k := range s.keys {
-			d := k >> shift & (1<<digitBits - 1)
-			s.swap[starts[d]] = k
-			starts[d]++
-		}
-		s.keys, s.swap = s.swap, s.keys
 	}
 }

@@ -122,7 +122,7 @@ func (t *tails) snapshot(device signalbox.DeviceID) memory {
 	if d == nil {
 		return m
 	}
-	m.run = d.run.Clone()
+	m.run = d.run.View()
 	if d.units != nil {
 		m.units = slices.Clone(*d.units)
 	}

@@ -112,12 +112,17 @@ func (t *tidier) merge(ctx context.Context, device signalbox.DeviceID) error {
 // reach notes in the database how long chunks are, when there is a longer one.
 func (l *Log) reach(ctx context.Context, tx *store.Tx, span int64) error {
 	l.mu.Lock()
-	longest := span > l.span
 	l.span = max(l.span, span)
+	span, noted := l.span, l.noted
 	l.mu.Unlock()
-	if !longest {
+	if span == noted {
 		return nil
 	}
+	tx.Then(func() { // not before: the transaction may fail
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.noted = span
+	})
 	return tx.SetMeta(ctx, spanName, fmt.Sprint(span))
 }
 

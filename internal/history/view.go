@@ -19,6 +19,9 @@ type view struct {
 	mem    memory
 	r      *chunk.Reader
 	found  []stored
+	// enough may say of a chunk of the main sequence that neither it nor those behind it are
+	// wanted; nil: all are.
+	enough func(c *stored) bool
 	// unopened may take a chunk without its being unpacked; nil: none.
 	unopened func(c *stored) (done bool)
 }
@@ -64,7 +67,7 @@ func (l *Log) ask(ctx context.Context, device signalbox.DeviceID, answer func(v 
 	}
 }
 
-// memory calls visit for what is in memory, in the form of chunks.
+// memory calls visit for what is in memory, as if it were chunks.
 func (v *view) memory(visit func(r *chunk.Reader) error) error {
 	for _, u := range v.mem.units {
 		for i := range u.chunks {
@@ -79,21 +82,7 @@ func (v *view) memory(visit func(r *chunk.Reader) error) error {
 	if v.mem.run.Len() == 0 {
 		return nil
 	}
-	t, ok := v.l.tables.Get().(*chunk.Table)
-	if !ok {
-		t = new(chunk.Table)
-	}
-	defer v.l.tables.Put(t)
-	t.Reset()
-	if err := t.AddRun(v.l.shapes, &v.mem.run); err != nil {
-		return fmt.Errorf("device %d: %w", v.device, err)
-	}
-	t.Sort()
-	blob, err := t.Encode(nil, 0, t.Len())
-	if err != nil {
-		return fmt.Errorf("device %d: %w", v.device, err)
-	}
-	if err := v.r.Load(v.l.shapes, blob); err != nil {
+	if err := v.r.LoadRun(v.l.shapes, &v.mem.run); err != nil {
 		return fmt.Errorf("device %d: %w", v.device, err)
 	}
 	return visit(v.r)
@@ -154,6 +143,9 @@ func (v *view) main(ctx context.Context, order Order, low, high int64, visit fun
 			c := &found[i]
 			t, p = c.t0, c.p0
 			if order == NewestFirst && c.t1 < low || order == OldestFirst && c.t0 > high {
+				return nil
+			}
+			if v.enough != nil && v.enough(c) {
 				return nil
 			}
 			if c.t1 < low || c.t0 > high || !v.load(c) {

@@ -216,10 +216,10 @@ func TestNotAdmitted(t *testing.T) {
 	h := newHub(t, t.TempDir(), history.Config{}).run(t)
 	disabled, removed := h.add(t, "disabled"), h.add(t, "removed")
 	yes := true
-	if err := h.devices.Update(t.Context(), disabled, registry.Edit{Disabled: &yes}); err != nil {
+	if err := h.devices.Update(t.Context(), disabled, registry.Edit{Disabled: &yes}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.devices.Remove(t.Context(), removed); err != nil {
+	if err := h.devices.Remove(t.Context(), removed, nil); err != nil {
 		t.Fatal(err)
 	}
 	for _, d := range []*registry.Device{disabled, removed} {
@@ -500,7 +500,7 @@ func TestCrashKeepsStates(t *testing.T) {
 		close(checkpoints)
 		gone := h.devices.Find(fmt.Sprintf("esp%d", rng.IntN(30)))
 		if gone != nil {
-			if err := h.devices.Remove(t.Context(), gone); err != nil {
+			if err := h.devices.Remove(t.Context(), gone, nil); err != nil {
 				t.Error(err)
 			}
 		}

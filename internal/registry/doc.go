@@ -2,8 +2,9 @@
 // its presence. All of it is in memory; the store keeps it across restarts.
 //
 // Contract. Finding a device never waits for the disk. Changes to the list of devices (Add,
-// Update, Remove) are on disk when they return, and visible to Find only then; they run one
-// after another. A device's State is guarded by the device's own lock and written by ingest
+// Update, Remove) are on disk when they return nil, and visible to Find only then; they run
+// one after another. One of which the store does not know yet whether it is stored is seen as
+// soon as it does; no other is made meanwhile. A device's State is guarded by the device's own lock and written by ingest
 // alone, which appends to the log under that lock, so that log order and state agree.
 //
 // State is not written on each message: Checkpoint stores what changed since the last one,

@@ -22,7 +22,7 @@ type Registry struct {
 	st     *store.Store
 	logger *slog.Logger
 
-	changing sync.Mutex         // one change of the list at a time
+	changing sync.Mutex         // one change of the list at a time, see begin
 	kinds    map[string]*string // the types in use, so that devices share one text; guarded by changing
 
 	mu      sync.RWMutex
@@ -231,7 +231,9 @@ func (r *Registry) Add(ctx context.Context, n NewDevice) (*Device, error) {
 // nil). Entries that are invalid or whose name is taken are passed over and say so in
 // their outcome; on any other error nothing is added.
 func (r *Registry) AddAll(ctx context.Context, list []NewDevice, also func(tx *store.Tx) error) ([]Outcome, error) {
-	r.changing.Lock()
+	if err := r.begin(ctx); err != nil {
+		return nil, err
+	}
 	defer r.changing.Unlock()
 	out := make([]Outcome, len(list))
 	seen := make(map[string]*Device, len(list))
@@ -260,6 +262,15 @@ func (r *Registry) AddAll(ctx context.Context, list []NewDevice, also func(tx *s
 			out[i].Device = r.newDevice(row)
 			seen[n.Name] = out[i].Device
 		}
+		tx.Then(func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			for _, o := range out {
+				if o.Err == nil {
+					r.put(o.Device)
+				}
+			}
+		})
 		if also != nil {
 			return also(tx)
 		}
@@ -268,19 +279,23 @@ func (r *Registry) AddAll(ctx context.Context, list []NewDevice, also func(tx *s
 	if err != nil {
 		return nil, err
 	}
-	r.mu.Lock()
-	for _, o := range out {
-		if o.Err == nil {
-			r.put(o.Device)
-		}
-	}
-	r.mu.Unlock()
 	if len(list) >= manyDevices {
 		if err := r.st.Shrink(ctx); err != nil {
 			r.logger.Warn("memory could not be given back after an import", "err", err)
 		}
 	}
 	return out, nil
+}
+
+// begin begins a change of the list, which ends with r.changing.Unlock. None begins before it
+// is known what became of the one before, see store.Tx.Then.
+func (r *Registry) begin(ctx context.Context) error {
+	r.changing.Lock()
+	err := r.st.Settle(ctx)
+	if err != nil {
+		r.changing.Unlock()
+	}
+	return err
 }
 
 func taken(name string) error {
@@ -294,15 +309,18 @@ type Edit struct {
 	Disabled *bool
 }
 
-// Update changes a device. Ending its connection, where the change asks for it, is the
-// caller's.
-func (r *Registry) Update(ctx context.Context, d *Device, e Edit) error {
+// Update changes a device. Ending its connection, where the change asks for it, is done by
+// then (may be nil): it is called when the change is stored, which may come out later than
+// Update ends, and like what store.Tx.Then is given.
+func (r *Registry) Update(ctx context.Context, d *Device, e Edit, then func()) error {
 	if e.Type != nil {
 		if err := signalbox.CheckName("device type", *e.Type); err != nil {
 			return err
 		}
 	}
-	r.changing.Lock()
+	if err := r.begin(ctx); err != nil {
+		return err
+	}
 	defer r.changing.Unlock()
 	d.mu.Lock()
 	row := store.Device{ID: d.ID, Type: *d.kind, Secret: d.secret, Disabled: d.disabled}
@@ -320,28 +338,43 @@ func (r *Registry) Update(ctx context.Context, d *Device, e Edit) error {
 	if e.Disabled != nil {
 		row.Disabled = *e.Disabled
 	}
-	if err := r.st.Update(ctx, func(tx *store.Tx) error { return tx.UpdateDevice(ctx, row) }); err != nil {
-		return err
-	}
+	kind := r.kind(row.Type)
+	return r.st.Update(ctx, func(tx *store.Tx) error {
+		tx.Then(func() { d.edit(kind, row) })
+		tx.Then(then)
+		return tx.UpdateDevice(ctx, row)
+	})
+}
+
+// edit makes d what row says.
+func (d *Device) edit(kind *string, row store.Device) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.secret != row.Secret {
 		d.version++
 	}
-	d.kind, d.secret, d.disabled = r.kind(row.Type), row.Secret, row.Disabled
-	return nil
+	d.kind, d.secret, d.disabled = kind, row.Secret, row.Disabled
 }
 
-// Remove deletes a device. Ending its connection and its commands is the caller's.
-func (r *Registry) Remove(ctx context.Context, d *Device) error {
-	r.changing.Lock()
+// Remove deletes a device. Ending its connection and its commands is done by then, as for
+// Update.
+func (r *Registry) Remove(ctx context.Context, d *Device, then func()) error {
+	if err := r.begin(ctx); err != nil {
+		return err
+	}
 	defer r.changing.Unlock()
 	if r.Get(d.ID) != d {
 		return NotFound(d.Name)
 	}
-	if err := r.st.Update(ctx, func(tx *store.Tx) error { return tx.DeleteDevice(ctx, d.ID) }); err != nil {
-		return err
-	}
+	return r.st.Update(ctx, func(tx *store.Tx) error {
+		tx.Then(func() { r.drop(d) })
+		tx.Then(then)
+		return tx.DeleteDevice(ctx, d.ID)
+	})
+}
+
+// drop takes d off the list.
+func (r *Registry) drop(d *Device) {
 	r.mu.Lock()
 	r.names.remove(d, r.byID)
 	r.byID[d.ID] = nil
@@ -352,7 +385,6 @@ func (r *Registry) Remove(ctx context.Context, d *Device) error {
 	d.mu.Lock()
 	d.removed = true
 	d.mu.Unlock()
-	return nil
 }
 
 // NotFound is the error for a name that no device has.

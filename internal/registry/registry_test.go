@@ -148,20 +148,20 @@ func TestUpdateAndRemove(t *testing.T) {
 	d := add(t, r, "esp01")
 	yes, kind, bad := true, "station", "no type"
 	secret := store.Secret{Kind: 2, Sum: [32]byte{9}}
-	if err := r.Update(t.Context(), d, registry.Edit{Type: &bad, Disabled: &yes}); signalbox.KindOf(err) != signalbox.KindInvalid || d.Disabled() {
+	if err := r.Update(t.Context(), d, registry.Edit{Type: &bad, Disabled: &yes}, nil); signalbox.KindOf(err) != signalbox.KindInvalid || d.Disabled() {
 		t.Errorf("a bad type: %v, disabled %v", err, d.Disabled())
 	}
-	if err := r.Update(t.Context(), d, registry.Edit{Disabled: &yes}); err != nil || d.Type() != "box" {
+	if err := r.Update(t.Context(), d, registry.Edit{Disabled: &yes}, nil); err != nil || d.Type() != "box" {
 		t.Errorf("%v, type %s", err, d.Type())
 	}
-	if err := r.Update(t.Context(), d, registry.Edit{Type: &kind, Secret: &secret}); err != nil {
+	if err := r.Update(t.Context(), d, registry.Edit{Type: &kind, Secret: &secret}, nil); err != nil {
 		t.Error(err)
 	}
 	last := add(t, r, "esp02")
-	if err := r.Remove(t.Context(), last); err != nil {
+	if err := r.Remove(t.Context(), last, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, err := range []error{r.Remove(t.Context(), last), r.Update(t.Context(), last, registry.Edit{Disabled: &yes})} {
+	for _, err := range []error{r.Remove(t.Context(), last, nil), r.Update(t.Context(), last, registry.Edit{Disabled: &yes}, nil)} {
 		if signalbox.CodeOf(err) != "device_not_found" {
 			t.Errorf("a removed device: %v", err)
 		}
@@ -186,7 +186,7 @@ func TestUpdateAndRemove(t *testing.T) {
 func TestCheckpointOfRemoved(t *testing.T) {
 	r, st := open(t, t.TempDir())
 	d := add(t, r, "esp01")
-	if err := r.Remove(t.Context(), d); err != nil {
+	if err := r.Remove(t.Context(), d, nil); err != nil {
 		t.Fatal(err)
 	}
 	err := st.Update(t.Context(), func(tx *store.Tx) error {
@@ -229,7 +229,7 @@ func TestLookUpWhileChanging(t *testing.T) {
 			t.Error("a device is not in the list after Add returned")
 		}
 		if i%2 == 0 {
-			if err := r.Remove(t.Context(), d); err != nil {
+			if err := r.Remove(t.Context(), d, nil); err != nil {
 				t.Error(err)
 			}
 			if slices.Contains(r.All(), d) || r.Find(d.Name) != nil {

@@ -3,8 +3,9 @@
 // A Manager keeps the replays; Play runs one in the goroutine of whoever has a Sink for it: a
 // viewer's stream, later a forwarder. Nothing of a replay reaches the bus, the log or a
 // device's state: it cannot be stored again by this hub. Every event carries a Mark, so that
-// another Signalbox refuses it too (Marked); a sink whose format has no room for the mark says
-// so and is refused, unless the replay was made with Options.Unmarked.
+// another Signalbox refuses it too (wire.Replayed), from a device of version 2 and in a file
+// that is imported; a sink whose format has no room for the mark says so and is refused, unless
+// the replay was made with Options.Unmarked.
 //
 //   - Order. Telemetry comes in the order of the hub's log, messages that came late included.
 //     What is chosen is fixed when a replay is made: devices, times, and the log's end. The same

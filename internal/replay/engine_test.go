@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
@@ -14,12 +15,16 @@ import (
 	"signalbox"
 	"signalbox/internal/history"
 	"signalbox/internal/store"
+	"signalbox/internal/store/storetest"
 )
 
-// openLog gives a running log in a directory of its own.
-func openLog(t *testing.T, cfg history.Config) *history.Log {
+func TestMain(m *testing.M) { os.Exit(storetest.Main(m)) }
+
+// openLog gives a running log in a database.
+func openLog(t *testing.T, where store.Config, cfg history.Config) *history.Log {
 	t.Helper()
-	st, err := store.Open(t.Context(), store.Config{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	where.Logger = slog.New(slog.DiscardHandler)
+	st, err := store.Open(t.Context(), where)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,9 +76,17 @@ func fill(t *testing.T, log *history.Log, devices, n int) {
 	}
 }
 
-// TestSameFromTheEngine plays from a log that goes on being written and sealed meanwhile.
+// TestSameFromTheEngine plays from a log that goes on being written and sealed meanwhile, on
+// each kind of database.
 func TestSameFromTheEngine(t *testing.T) {
-	log := openLog(t, history.Config{TailEntries: 5000})
+	storetest.Each(t, func(t *testing.T, db *storetest.Database) {
+		t.Helper()
+		sameFromTheEngine(t, openLog(t, db.Config(), history.Config{TailEntries: 5000}))
+	})
+}
+
+func sameFromTheEngine(t *testing.T, log *history.Log) {
+	t.Helper()
 	fill(t, log, 20, 20_000)
 	m := manager(log)
 	o := Options{To: time.Now(), Devices: []signalbox.DeviceID{1, 2, 3, 4, 5, 6, 7}}
@@ -126,7 +139,7 @@ func (c *counter) Deliver(_ context.Context, _ *Status, events []Event) error {
 // TestMemoryIsBounded plays a range that is larger than what it may take.
 func TestMemoryIsBounded(t *testing.T) {
 	const n, allowed = 100_000, 200 << 20
-	log := openLog(t, history.Config{TailBytes: 4 << 20})
+	log := openLog(t, store.Config{Dir: t.TempDir()}, history.Config{TailBytes: 4 << 20})
 	fill(t, log, 500, n)
 	m := manager(log)
 	m.cfg.NameOf = func(id signalbox.DeviceID) string { return fmt.Sprintf("d%d", id) }

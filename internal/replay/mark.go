@@ -1,48 +1,19 @@
 package replay
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 
-	"github.com/tidwall/gjson"
-
-	"signalbox"
 	"signalbox/internal/store"
 )
 
-// Mark says of a message that it is played from the past: by which replay of which hub.
+// Mark says of a message that it is played from the past: by which replay of which hub. It
+// stands under wire.ReplayMember.
 type Mark struct {
 	ID  string `json:"id" doc:"The replay."`
 	Hub string `json:"hub" doc:"The instance of the hub that plays it."`
-}
-
-// MarkMember is the member of a JSON message that holds its Mark.
-const MarkMember = "replay"
-
-// Marked reports whether the JSON object body is a message of a replay: it has the member
-// replay, spelt so, which is an object with a text under hub. A hub refuses such messages,
-// its own and those of others, so that the past is not stored as the present.
-func Marked(body []byte) bool {
-	if !bytes.Contains(body, []byte(`"`+MarkMember+`"`)) {
-		return false
-	}
-	mark := gjson.GetBytes(body, MarkMember)
-	if !mark.IsObject() {
-		return false
-	}
-	hub := mark.Get("hub")
-	return hub.Type == gjson.String && hub.Str != ""
-}
-
-// Refuse gives the error for a message that is Marked, nil for others.
-func Refuse(body []byte) error {
-	if !Marked(body) {
-		return nil
-	}
-	return signalbox.Errorf(signalbox.KindInvalid, "replayed", "the message is played from the past (it has the member %s with a hub); a hub does not store such messages", MarkMember)
 }
 
 const (

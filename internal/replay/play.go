@@ -322,6 +322,12 @@ func (v *view) stamp(events []Event, now time.Time) bool {
 
 // sent notes that the sink has taken events.
 func (v *view) sent(events []Event) {
+	bytes := 0
+	for i := range events {
+		bytes += len(events[i].Object)
+	}
+	v.m.stats.Events.Add(int64(len(events)))
+	v.m.stats.Bytes.Add(int64(bytes))
 	v.m.mu.Lock()
 	defer v.m.mu.Unlock()
 	r := v.r

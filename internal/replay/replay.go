@@ -146,9 +146,18 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// Stats counts what replays do.
+type Stats struct {
+	Started atomic.Int64 // replays made
+	Refused atomic.Int64 // replays refused because there were too many
+	Events  atomic.Int64 // taken by sinks
+	Bytes   atomic.Int64 // of their objects
+}
+
 // Manager keeps the replays of a hub.
 type Manager struct {
 	cfg     Config
+	stats   Stats
 	slots   chan struct{} // taken by who reads history
 	waiting atomic.Int32  // for a slot
 
@@ -212,13 +221,9 @@ func (m *Manager) Start(o Options) (Status, error) {
 	defer m.mu.Unlock()
 	now := time.Now()
 	m.tidy(now)
-	active := 0
-	for _, r := range m.replays {
-		if r.reason == "" {
-			active++
-		}
-	}
+	active := m.active(func(*replay) bool { return true })
 	if active >= m.cfg.Max {
+		m.stats.Refused.Add(1)
 		return Status{}, signalbox.Errorf(signalbox.KindLimited, "too_many_replays", "there are %d replays already, and no more at once are allowed; stop one, or try again later", active)
 	}
 	r := &replay{
@@ -226,7 +231,30 @@ func (m *Manager) Start(o Options) (Status, error) {
 		changed: make(chan struct{}), paused: o.Paused, speed: o.Speed, patient: now.Add(Linger), base: beginning(), place: beginning(),
 	}
 	m.replays = append(m.replays, r)
+	m.stats.Started.Add(1)
 	return r.status(), nil
+}
+
+// active counts the replays that have not ended and of which is says so; the manager is locked.
+func (m *Manager) active(is func(*replay) bool) int {
+	n := 0
+	for _, r := range m.replays {
+		if r.reason == "" && is(r) {
+			n++
+		}
+	}
+	return n
+}
+
+// Stats are what the replays did, since the manager was made.
+func (m *Manager) Stats() *Stats { return &m.stats }
+
+// Running tells how many replays have not ended, and how many of them play at present.
+func (m *Manager) Running() (open, playing int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.tidy(time.Now())
+	return m.active(func(*replay) bool { return true }), m.active(func(r *replay) bool { return r.state() == Playing })
 }
 
 // tidy ends the replays that nobody came for, and forgets the oldest ended ones.

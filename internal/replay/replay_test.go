@@ -519,10 +519,16 @@ func TestLimits(t *testing.T) {
 		if _, err := m.Start(Options{}); signalbox.KindOf(err) != signalbox.KindLimited {
 			t.Errorf("one replay more gives %v", err)
 		}
+		if open, playing := m.Running(); open != 3 || playing != 0 || m.Stats().Refused.Load() != 1 || m.Stats().Started.Load() != 3 {
+			t.Errorf("open %d, playing %d, refused %d, started %d", open, playing, m.Stats().Refused.Load(), m.Stats().Started.Load())
+		}
 		time.Sleep(Linger + time.Second) // nobody comes
 		start(t, m, Options{})
 		for range 2 * maxEnded {
 			play(t, m, Options{}, newSink())
+		}
+		if s := m.Stats(); s.Events.Load() != 2*maxEnded || s.Bytes.Load() != 2*maxEnded*int64(len(`{"n":1}`)) {
+			t.Errorf("events %d, bytes %d", s.Events.Load(), s.Bytes.Load())
 		}
 		if n := len(m.List()); n > maxEnded+2 {
 			t.Errorf("%d replays are remembered", n)

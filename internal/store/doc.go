@@ -2,9 +2,9 @@
 // commands, and the rows of history, in one database: SQLite in a file of the data
 // directory, or MariaDB or PostgreSQL by a URL.
 //
-// Contract. Update is the only way to write. Transactions run one at a time in the order
-// they were asked for; a returned nil means the change is on disk. Reads run beside writes,
-// each on a snapshot. Text of SQL stays in this package and in history; everyone else calls
+// Contract. Update is the only way to write, but for tables that are a Side's. Transactions
+// run one at a time in the order they were asked for; a returned nil means the change is on
+// disk. Reads run beside writes, each on a snapshot. Text of SQL stays in this package and in history; everyone else calls
 // methods. Times are kept as Unix milliseconds (…_ms) or microseconds (…_us), 0 for none.
 // A database belongs to one hub at a time; a second is refused.
 //
@@ -29,9 +29,14 @@
 // pg_advisory_lock). When it is lost, the next Update makes another, and ends what the old
 // one left at the server. A server that is away gives KindUnavailable: connecting takes at
 // most Config.ConnectTimeout, and beyond that as long for the lock; a server may be silent
-// for Config.Timeout in the middle of a statement. When the connection breaks during COMMIT, Update finds out by
-// itself whether the change is stored; only if the server cannot be asked is the error
-// an UnknownOutcome. It needs sessions of its own, so no pooler that shares them.
+// for Config.Timeout in the middle of a statement. It needs sessions of its own, so no pooler
+// that shares them.
+//
+// When the connection breaks during COMMIT, Update finds out by itself whether the change is
+// stored: it asks the server for a second. Only if that cannot be asked is the error an
+// UnknownOutcome. The next Update, Outcome, Settle or the background finds out then, before
+// anything else is changed, and calls what the transaction gave to Tx.Then: so memory that is
+// kept beside a table is never behind it, and changes that rest on it are refused meanwhile.
 //
 // A commit is on disk there when the server does what it says: PostgreSQL is told so for
 // each session (synchronous_commit), with MariaDB innodb_flush_log_at_trx_commit must be 1.

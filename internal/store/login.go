@@ -42,9 +42,11 @@ func (s *Store) Logins(ctx context.Context, yield func(hash [32]byte, person int
 	})
 }
 
-// AddLogin stores a browser login and removes others, in one transaction.
-func (s *Store) AddLogin(ctx context.Context, hash [32]byte, person int64, created, expires time.Time, remove [][32]byte) error {
+// AddLogin stores a browser login and removes others, in one transaction; stored as for
+// Tx.Then.
+func (s *Store) AddLogin(ctx context.Context, hash [32]byte, person int64, created, expires time.Time, remove [][32]byte, stored func()) error {
 	return s.Update(ctx, func(tx *Tx) error {
+		tx.Then(stored)
 		if err := tx.DeleteLogins(ctx, remove); err != nil {
 			return err
 		}
@@ -52,9 +54,12 @@ func (s *Store) AddLogin(ctx context.Context, hash [32]byte, person int64, creat
 	})
 }
 
-// RemoveLogins is DeleteLogins in a transaction of its own.
-func (s *Store) RemoveLogins(ctx context.Context, hashes [][32]byte) error {
-	return s.Update(ctx, func(tx *Tx) error { return tx.DeleteLogins(ctx, hashes) })
+// RemoveLogins is DeleteLogins in a transaction of its own; stored as for Tx.Then.
+func (s *Store) RemoveLogins(ctx context.Context, hashes [][32]byte, stored func()) error {
+	return s.Update(ctx, func(tx *Tx) error {
+		tx.Then(stored)
+		return tx.DeleteLogins(ctx, hashes)
+	})
 }
 
 // Touch stores when tokens (by ID) were last used and until when logins now hold, in one

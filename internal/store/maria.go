@@ -3,12 +3,10 @@ package store
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"database/sql"
 	"database/sql/driver"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -86,13 +84,9 @@ func (d *maria) encrypt(cfg *mysql.Config) error {
 	if file == "" {
 		return nil
 	}
-	pem, err := os.ReadFile(file)
+	roots, err := authorities(file)
 	if err != nil {
-		return signalbox.Wrap(signalbox.KindInvalid, "store_url", err, "the file %s of the store's address cannot be read (%s)", file, cause(err))
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return badURL("the file %s of the store's address holds no certificate in PEM", file)
+		return err
 	}
 	cfg.TLSConfig = ""
 	cfg.TLS = &tls.Config{RootCAs: roots, ServerName: to.host, MinVersion: tls.VersionTLS12}
@@ -190,6 +184,9 @@ func (d *maria) explain(err error) error {
 	if errors.Is(err, mysql.ErrInvalidConn) {
 		return signalbox.Wrap(signalbox.KindUnavailable, "store_unavailable", err, "the database server at %s cannot be reached (the connection was lost, or it did not answer in time)", d.e.to.address)
 	}
+	if errors.Is(err, mysql.ErrNoTLS) {
+		return noTLS(err, d.e.to)
+	}
 	if errors.Is(err, mysql.ErrPktTooLarge) {
 		return tooLarge(err)
 	}
@@ -197,11 +194,16 @@ func (d *maria) explain(err error) error {
 	if !ok {
 		return nil
 	}
+	if fault.Number == 1105 && strings.Contains(fault.Message, "max_allowed_packet") { // said without a number of its own
+		return tooLarge(err)
+	}
 	switch fault.Number {
 	case 1062, 1022, 1242: // duplicate entry, key; the guard of an upsert
 		return duplicate(err)
 	case 1153, 1301: // packet too large
 		return tooLarge(err)
+	case 1264, 1292, 1366, 1406: // out of range, no such date, not this character set, too long
+		return valueRefused(err)
 	case 1021, 1114: // disk full, table full
 		return signalbox.Wrap(signalbox.KindUnavailable, "disk_full", err, "the disk of the database server at %s is full", d.e.to.address)
 	case 1044, 1045, 1049, 1142, 1143, 1227, 1370, 1698: // access denied, unknown database
@@ -218,6 +220,11 @@ func (d *maria) explain(err error) error {
 
 func tooLarge(err error) error {
 	return signalbox.Wrap(signalbox.KindTooLarge, "value_too_large", err, "a value is larger than the database server takes")
+}
+
+// valueRefused is the error of a value that a column does not take, today or later.
+func valueRefused(err error) error {
+	return signalbox.Wrap(signalbox.KindInvalid, "value_refused", err, "the database does not take a value")
 }
 
 func refused(err error, to target) error {

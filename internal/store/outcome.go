@@ -17,12 +17,15 @@ import (
 //		…
 //	}
 //
+// Who only keeps memory and database alike need not ask: see Tx.Then and Settle.
+//
 // It unwraps to a signalbox.Error of KindUnavailable. SQLite never gives it.
 type UnknownOutcome struct {
 	seq   int64
 	cause error
-	// known and committed are guarded by Store.mu.
+	// The rest is guarded by Store.mu.
 	known, committed bool
+	then             []func()
 }
 
 // Error implements error.
@@ -33,7 +36,24 @@ func (u *UnknownOutcome) Unwrap() error { return u.explained() }
 
 func (u *UnknownOutcome) explained() *signalbox.Error {
 	return signalbox.Wrap(signalbox.KindUnavailable, "outcome_unknown", u.cause,
-		"the connection to the database server was lost while a change was being stored, and whether it was is not known yet")
+		"the connection to the database server was lost while a change was being stored, and whether it was is not known until the server is back: look then before doing it again")
+}
+
+// Settle finds out what became of every transaction so far and has what they gave to
+// Tx.Then called. While the server is away and there is one whose end is not known, the error
+// is of KindUnavailable: whoever changes what is kept in memory too, and looks at that
+// before, refuses to.
+func (s *Store) Settle(ctx context.Context) error {
+	e, ok := s.engine.(*server)
+	if !ok {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if e.unknown == nil {
+		return nil
+	}
+	return s.explain(e.connect(ctx))
 }
 
 // Outcome says whether the transaction of which an Update did not know the end was

@@ -53,21 +53,27 @@ func (s *Store) People(ctx context.Context, yield func(u signalbox.User, hash st
 	})
 }
 
-// AddPerson is InsertPerson in a transaction of its own.
-func (s *Store) AddPerson(ctx context.Context, u signalbox.User, hash string) (id int64, err error) {
-	err = s.Update(ctx, func(tx *Tx) error {
-		id, err = tx.InsertPerson(ctx, u, hash)
+// AddPerson is InsertPerson in a transaction of its own; stored as for Tx.Then.
+func (s *Store) AddPerson(ctx context.Context, u signalbox.User, hash string, stored func(id int64)) error {
+	return s.Update(ctx, func(tx *Tx) error {
+		id, err := tx.InsertPerson(ctx, u, hash)
+		tx.Then(func() { stored(id) })
 		return err
 	})
-	return id, err
 }
 
-// SetPersonHash is UpdatePersonHash in a transaction of its own.
-func (s *Store) SetPersonHash(ctx context.Context, id int64, hash string) error {
-	return s.Update(ctx, func(tx *Tx) error { return tx.UpdatePersonHash(ctx, id, hash) })
+// SetPersonHash is UpdatePersonHash in a transaction of its own; stored as for Tx.Then.
+func (s *Store) SetPersonHash(ctx context.Context, id int64, hash string, stored func()) error {
+	return s.Update(ctx, func(tx *Tx) error {
+		tx.Then(stored)
+		return tx.UpdatePersonHash(ctx, id, hash)
+	})
 }
 
-// RemovePerson is DeletePerson in a transaction of its own.
-func (s *Store) RemovePerson(ctx context.Context, id int64) error {
-	return s.Update(ctx, func(tx *Tx) error { return tx.DeletePerson(ctx, id) })
+// RemovePerson is DeletePerson in a transaction of its own; stored as for Tx.Then.
+func (s *Store) RemovePerson(ctx context.Context, id int64, stored func()) error {
+	return s.Update(ctx, func(tx *Tx) error {
+		tx.Then(stored)
+		return tx.DeletePerson(ctx, id)
+	})
 }

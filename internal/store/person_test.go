@@ -42,8 +42,8 @@ func logins(t *testing.T, s *store.Store) (all [][32]byte, expires []time.Time) 
 
 func addPerson(t *testing.T, s *store.Store, name string) int64 {
 	t.Helper()
-	id, err := s.AddPerson(t.Context(), signalbox.User{Name: name, CreatedAt: made}, "hash of "+name)
-	if err != nil {
+	var id int64
+	if err := s.AddPerson(t.Context(), signalbox.User{Name: name, CreatedAt: made}, "hash of "+name, func(n int64) { id = n }); err != nil {
 		t.Fatal(err)
 	}
 	return id
@@ -55,22 +55,23 @@ func testPeople(t *testing.T, db *storetest.Database) {
 	t.Helper()
 	s := db.Open(t).Store
 	ann, bob := addPerson(t, s, "ann"), addPerson(t, s, "bob")
-	_, err := s.AddPerson(t.Context(), signalbox.User{Name: "ann", CreatedAt: made}, "other")
+	never := func(int64) { t.Error("what is not stored is said to be") }
+	err := s.AddPerson(t.Context(), signalbox.User{Name: "ann", CreatedAt: made}, "other", never)
 	if signalbox.KindOf(err) != signalbox.KindConflict || signalbox.CodeOf(err) != "name_taken" {
 		t.Errorf("a taken name gives %v", err)
 	}
 	for i, id := range []int64{ann, bob, bob} {
-		if err := s.AddLogin(t.Context(), [32]byte{byte(i)}, id, made, made.Add(time.Hour), nil); err != nil {
+		if err := s.AddLogin(t.Context(), [32]byte{byte(i)}, id, made, made.Add(time.Hour), nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.SetPersonHash(t.Context(), ann, "new"); err != nil {
+	if err := s.SetPersonHash(t.Context(), ann, "new", nil); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := logins(t, s); len(got) != 2 {
 		t.Errorf("after ann's new password the logins are %v, want bob's two", got)
 	}
-	if err := s.RemovePerson(t.Context(), bob); err != nil {
+	if err := s.RemovePerson(t.Context(), bob, nil); err != nil {
 		t.Fatal(err)
 	}
 	if got, _ := logins(t, s); len(got) != 0 {
@@ -91,17 +92,16 @@ func testTokens(t *testing.T, db *storetest.Database) {
 	s := db.Open(t).Store
 	a := signalbox.Token{Name: "a", Scope: signalbox.ScopeRead, CreatedBy: "ann", CreatedAt: made}
 	b := signalbox.Token{Name: "b", Scope: signalbox.ScopeAdmin, CreatedBy: "bob", CreatedAt: made, ExpiresAt: made.Add(time.Hour)}
-	var err error
-	if a.ID, err = s.AddToken(t.Context(), a, [32]byte{1}); err != nil {
-		t.Fatal(err)
+	for i, one := range []*signalbox.Token{&a, &b} {
+		if err := s.AddToken(t.Context(), *one, [32]byte{byte(i) + 1}, func(id int64) { one.ID = id }); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if b.ID, err = s.AddToken(t.Context(), b, [32]byte{2}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := s.AddToken(t.Context(), a, [32]byte{3}); signalbox.KindOf(err) != signalbox.KindConflict {
+	never := func(int64) { t.Error("what is not stored is said to be") }
+	if err := s.AddToken(t.Context(), a, [32]byte{3}, never); signalbox.KindOf(err) != signalbox.KindConflict {
 		t.Errorf("a taken name gives %v", err)
 	}
-	if _, err := s.AddToken(t.Context(), signalbox.Token{Name: "c"}, [32]byte{2}); err == nil {
+	if err := s.AddToken(t.Context(), signalbox.Token{Name: "c"}, [32]byte{2}, never); err == nil {
 		t.Error("two tokens with one secret were stored")
 	}
 	b.LastUsed = made.Add(time.Minute)
@@ -124,7 +124,7 @@ func testTokens(t *testing.T, db *storetest.Database) {
 	if want := [][32]byte{{1}, {2}}; !reflect.DeepEqual(hashes, want) {
 		t.Errorf("hashes are %v, want %v", hashes, want)
 	}
-	if err := s.RemoveToken(t.Context(), a.ID); err != nil {
+	if err := s.RemoveToken(t.Context(), a.ID, nil); err != nil {
 		t.Fatal(err)
 	}
 	if all, _ := read(); len(all) != 1 || all[0].Name != "b" {
@@ -140,18 +140,18 @@ func testLogins(t *testing.T, db *storetest.Database) {
 	ann := addPerson(t, s, "ann")
 	for i := range 3 {
 		// Stored newest first, read oldest first.
-		if err := s.AddLogin(t.Context(), [32]byte{byte(i)}, ann, made.Add(-time.Duration(i)*time.Minute), made.Add(time.Hour), nil); err != nil {
+		if err := s.AddLogin(t.Context(), [32]byte{byte(i)}, ann, made.Add(-time.Duration(i)*time.Minute), made.Add(time.Hour), nil, nil); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := s.Touch(t.Context(), nil, map[[32]byte]time.Time{{1}: made.Add(2 * time.Hour)}); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.AddLogin(t.Context(), [32]byte{7}, ann, made.Add(time.Minute), made.Add(time.Hour), [][32]byte{{2}}); err != nil {
+	if err := s.AddLogin(t.Context(), [32]byte{7}, ann, made.Add(time.Minute), made.Add(time.Hour), [][32]byte{{2}}, nil); err != nil {
 		t.Fatal(err)
 	}
 	// A login that cannot be stored removes none.
-	if err := s.AddLogin(t.Context(), [32]byte{7}, ann, made, made, [][32]byte{{0}}); err == nil {
+	if err := s.AddLogin(t.Context(), [32]byte{7}, ann, made, made, [][32]byte{{0}}, nil); err == nil {
 		t.Error("two logins with one secret were stored")
 	}
 	all, expires := logins(t, s)
@@ -161,7 +161,7 @@ func testLogins(t *testing.T, db *storetest.Database) {
 	if want := []time.Time{made.Add(2 * time.Hour), made.Add(time.Hour), made.Add(time.Hour)}; !reflect.DeepEqual(expires, want) {
 		t.Errorf("they end at %v, want %v", expires, want)
 	}
-	if err := s.RemoveLogins(t.Context(), all[:2]); err != nil {
+	if err := s.RemoveLogins(t.Context(), all[:2], nil); err != nil {
 		t.Fatal(err)
 	}
 	if left, _ := logins(t, s); len(left) != 1 {

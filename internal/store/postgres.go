@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ const (
 	postgresOldest = 15
 	// postgresLock is the number of the advisory lock: «SIGNALBX». Such locks are the database's.
 	postgresLock = 0x5349474E_414C4258
+	// systemRoots stands for the authorities that this machine trusts, in place of a file.
+	systemRoots = "system"
 )
 
 // postgres is the dialect of PostgreSQL.
@@ -45,8 +48,19 @@ func (d *postgres) connector(write bool) (*connector, error) {
 	} else {
 		u.Host = to.address
 	}
+	file := to.options["sslrootcert"]
+	if file != "" && file != systemRoots {
+		if _, err := authorities(file); err != nil {
+			return nil, err
+		}
+	}
 	if query.Get("sslmode") == "" {
-		query.Set("sslmode", map[bool]string{true: "disable", false: "prefer"}[to.near()])
+		query.Set("sslmode", "prefer")
+		if file != "" {
+			query.Set("sslmode", "verify-full")
+		} else if to.near() {
+			query.Set("sslmode", "disable")
+		}
 	}
 	u.RawQuery = query.Encode()
 	cfg, err := pgx.ParseConfig(u.String())
@@ -171,6 +185,9 @@ func (d *postgres) explain(err error) error {
 	}
 	fault, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {
+		if strings.Contains(err.Error(), "server refused TLS connection") { // it has no type
+			return noTLS(err, d.e.to)
+		}
 		return nil
 	}
 	switch fault.Code {
@@ -180,12 +197,14 @@ func (d *postgres) explain(err error) error {
 		return signalbox.Wrap(signalbox.KindUnavailable, "disk_full", err, "the disk of the database server at %s is full", d.e.to.address)
 	case "42501", "3D000":
 		return refused(err, d.e.to)
-	case "54000": // a limit of the program, such as of the size of a value
+	case "54000", "54001": // a limit of the program, such as of the size or the depth of a value
 		return tooLarge(err)
 	case "55P03", "25006": // a lock, read only
 		return d.unavailable(err)
 	}
 	switch fault.Code[:2] {
+	case "22": // what is wrong with a value
+		return valueRefused(err)
 	case "28": // who one is
 		return refused(err, d.e.to)
 	case "08", "40", "53", "57", "58", "XX": // connection, rollback, resources, operator, system, broken

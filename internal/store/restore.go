@@ -8,7 +8,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -152,13 +151,7 @@ type vessel struct {
 
 // openVessel opens a database for this process alone, without changing anything.
 func openVessel(ctx context.Context, cfg Config) (*vessel, error) {
-	if cfg.ConnectTimeout <= 0 {
-		cfg.ConnectTimeout = 5 * time.Second
-	}
-	if cfg.Timeout <= 0 {
-		cfg.Timeout = 30 * time.Second
-	}
-	v := &vessel{s: &Store{cfg: cfg, stmts: map[string]*sql.Stmt{}}}
+	v := &vessel{s: newStore(cfg)}
 	open := v.openServer
 	if cfg.URL == "" {
 		open = v.openLite
@@ -170,16 +163,13 @@ func openVessel(ctx context.Context, cfg Config) (*vessel, error) {
 }
 
 func (v *vessel) openLite(ctx context.Context) error {
-	e := &lite{s: v.s, path: filepath.Join(v.s.cfg.Dir, "signalbox.db")}
-	v.s.engine, v.s.where = e, "SQLite in "+e.path
+	e := newLite(v.s)
+	v.s.engine = e
 	v.dialect, v.words = goose.DialectSQLite3, sqliteWords()
 	v.tables = `SELECT name FROM sqlite_master WHERE type = 'table'`
-	f, err := os.OpenFile(e.path, os.O_RDWR|os.O_CREATE, 0o600)
+	err := e.makeFile()
 	if err != nil {
-		return signalbox.Wrap(signalbox.KindUnavailable, "data_unusable", err, "the database %s cannot be opened for writing (%s)", e.path, cause(err))
-	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("close %s: %w", e.path, err)
+		return err
 	}
 	// Nothing counts before the mark is gone, and that is synchronous for all before it.
 	v.db, err = sql.Open("sqlite", e.dsn(scanCache+readerCache, busyWait, "auto_vacuum(incremental)", "journal_mode(wal)", "synchronous(normal)", "wal_autocheckpoint(4000)"))
@@ -248,6 +238,9 @@ func (v *vessel) empty(ctx context.Context) error {
 		return err
 	}
 	var ours []string
+	if have[PlainTable] {
+		ours = append(ours, PlainTable)
+	}
 	for _, t := range contents() {
 		if t.name != "meta" && have[t.name] {
 			ours = append(ours, t.name)
@@ -272,6 +265,9 @@ func (v *vessel) empty(ctx context.Context) error {
 	}
 	if e, ok := v.s.engine.(*lite); ok {
 		return v.beginFile(ctx, e)
+	}
+	if _, err := v.db.ExecContext(ctx, `DROP VIEW IF EXISTS `+PlainView); err != nil { // it stands on tables
+		return err
 	}
 	// The mark goes late, and the versions last: without tables no hub starts from them.
 	for _, name := range append(ours, "meta", versions) {

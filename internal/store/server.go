@@ -28,6 +28,10 @@ const (
 	idleReader = time.Minute
 	// lockPoll is how often a lock that another session holds is asked for.
 	lockPoll = 50 * time.Millisecond
+	// askFor is how long a commit whose connection broke asks the server for its outcome, every
+	// askPause, before the outcome is told as unknown. Others wait meanwhile.
+	askFor   = time.Second
+	askPause = 100 * time.Millisecond
 	// markName is the row of table meta that each transaction of the writer changes.
 	markName = "writer"
 )
@@ -261,6 +265,9 @@ func (e *server) settle(ctx context.Context, c *sql.Conn) error {
 	case u != nil && mark == e.mark(u.seq):
 		e.last = u.seq
 		u.committed = true
+		for _, f := range u.then {
+			f()
+		}
 	case mark == e.mark(e.last):
 	default:
 		return e.lose()
@@ -319,8 +326,15 @@ func (e *server) commit(ctx context.Context) error {
 	u := &UnknownOutcome{seq: e.seq, cause: err}
 	e.unknown = u
 	e.drop()
-	if err := e.connect(ctx); err != nil && !u.known {
-		return u
+	until := time.Now().Add(askFor)
+	for {
+		again := e.connect(ctx)
+		if u.known {
+			break
+		}
+		if again == nil || e.gone != nil || time.Now().Add(askPause).After(until) || pause(ctx, askPause) != nil {
+			return u
+		}
 	}
 	if u.committed {
 		return nil
@@ -415,6 +429,10 @@ func (e *server) explain(err error) error {
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, sql.ErrNoRows) {
 		return err
+	}
+	if why := distrust(err); why != "" {
+		return signalbox.Wrap(signalbox.KindUnavailable, "store_certificate", err, "the certificate of the database server at %s is not trusted (%s); %s=FILE in the store's address names the authority",
+			e.to.address, why, map[bool]string{true: "sslrootcert", false: "ca"}[e.to.postgres()])
 	}
 	if e.isAway(err) {
 		return signalbox.Wrap(signalbox.KindUnavailable, "store_unavailable", err, "the database server at %s cannot be reached (%s)", e.to.address, reason(err))

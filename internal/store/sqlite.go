@@ -42,15 +42,30 @@ type lite struct {
 	written      atomic.Bool // something was committed since the checkpointer last looked
 }
 
-func (e *lite) open(ctx context.Context) error {
-	s := e.s
-	// The file is made by us and not by SQLite, so that it is private from the first byte.
+func newLite(s *Store) *lite {
+	e := &lite{s: s, path: filepath.Join(s.cfg.Dir, "signalbox.db")}
+	s.where = "SQLite in " + e.path
+	return e
+}
+
+// makeFile makes the file if there is none: not by SQLite, so that it is private from the
+// first byte.
+func (e *lite) makeFile() error {
 	f, err := os.OpenFile(e.path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return signalbox.Wrap(signalbox.KindUnavailable, "data_unusable", err, "the database %s cannot be opened for writing (%s)", e.path, cause(err))
 	}
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("close %s: %w", e.path, err)
+	}
+	return nil
+}
+
+func (e *lite) open(ctx context.Context) error {
+	s := e.s
+	err := e.makeFile()
+	if err != nil {
+		return err
 	}
 	if e.db, err = sql.Open("sqlite", e.dsn(s.cfg.CacheBytes, busyWait, "auto_vacuum(incremental)", "journal_mode(wal)", "synchronous(full)")); err != nil {
 		return fmt.Errorf("open %s: %w", e.path, err)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -75,11 +74,8 @@ type engine interface {
 	run(ctx context.Context)
 }
 
-// Open opens the database, makes what is missing in it, and brings its tables to this
-// version. A database of a newer version, or one that another hub has open, is refused with
-// KindConflict; what cannot be used or reached gives KindUnavailable, a wrong URL
-// KindInvalid.
-func Open(ctx context.Context, cfg Config) (*Store, error) {
+// newStore makes a store that is not open, with the defaults of cfg.
+func newStore(cfg Config) *Store {
 	if cfg.CacheBytes <= 0 {
 		cfg.CacheBytes = 64 << 20
 	}
@@ -101,10 +97,17 @@ func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Store{cfg: cfg, stmts: map[string]*sql.Stmt{}}
+	return &Store{cfg: cfg, stmts: map[string]*sql.Stmt{}}
+}
+
+// Open opens the database, makes what is missing in it, and brings its tables to this
+// version. A database of a newer version, or one that another hub has open, is refused with
+// KindConflict; what cannot be used or reached gives KindUnavailable, a wrong URL
+// KindInvalid.
+func Open(ctx context.Context, cfg Config) (*Store, error) {
+	s := newStore(cfg)
 	if cfg.URL == "" {
-		e := &lite{s: s, path: filepath.Join(cfg.Dir, "signalbox.db")}
-		s.engine, s.where = e, "SQLite in "+e.path
+		s.engine = newLite(s)
 	} else {
 		e, err := newServer(s)
 		if err != nil {
@@ -208,6 +211,18 @@ func (s *Store) Trim(ctx context.Context) error {
 type Tx struct {
 	store  *Store
 	failed error // the first fault of a statement, after which nothing is committed
+	then   []func()
+}
+
+// Then has f called when the transaction is on disk: before Update returns nil, or, after an
+// UnknownOutcome, as soon as it is known to be stored; in any case before the next
+// transaction begins, and never for one that is not stored. So what is kept in memory of the
+// database changes in f, and Settle says that it is up to date. f must be short and must not
+// use the store, whose transactions wait for it. Several are called in order; nil is none.
+func (tx *Tx) Then(f func()) {
+	if f != nil {
+		tx.then = append(tx.then, f)
+	}
 }
 
 // Update runs fn in one write transaction and returns when it is on disk; on any error
@@ -241,7 +256,15 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		return s.explain(err)
 	}
 	open = false
-	return s.explain(s.engine.commit(calm))
+	err = s.engine.commit(calm)
+	if unknown, ok := errors.AsType[*UnknownOutcome](err); ok {
+		unknown.then = tx.then
+	} else if err == nil {
+		for _, f := range tx.then {
+			f()
+		}
+	}
+	return s.explain(err)
 }
 
 // Exec runs one statement of the transaction, in the common SQL. query must be a constant,

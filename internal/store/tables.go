@@ -33,6 +33,17 @@ type table struct {
 	without string
 }
 
+// The plain table (package plain of history) is made from the log and is no part of a backup,
+// nor are the rows of table meta that tell how far it is; a restore removes what is left of it.
+const (
+	// PlainTable and PlainView are its names.
+	PlainTable = "telemetry"
+	PlainView  = "telemetry_named"
+	// PlainForm and PlainThrough are the names of its rows in table meta.
+	PlainForm    = "plain_form"
+	PlainThrough = "plain_through"
+)
+
 // contents are all tables with all their columns, as the newest migration leaves them, but
 // for goose's own. A backup has these: whoever adds a migration adds to this list. A test
 // compares it with the databases.
@@ -53,7 +64,7 @@ func contents() []table {
 		return all
 	}
 	return []table{
-		{name: "meta", columns: []column{text("name"), text("value")}, without: "name NOT IN ('" + markName + "', '" + restoringName + "')"},
+		{name: "meta", columns: []column{text("name"), text("value")}, without: "name NOT IN ('" + markName + "', '" + restoringName + "', '" + PlainForm + "', '" + PlainThrough + "')"},
 		{name: "person", counted: true, columns: []column{key("id"), text("name"), text("password_hash"), key("created_ms")}},
 		{name: "token", counted: true, columns: join([]column{key("id"), text("name"), blob("hash"), text("scope"), text("created_by")}, ints("created_ms expires_ms used_ms"))},
 		{name: "login", columns: join([]column{blob("hash")}, ints("person created_ms expires_ms"))},

@@ -1,11 +1,15 @@
 package store
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -51,8 +55,9 @@ func schemes() map[string]scheme {
 //	postgres://USER:PASSWORD@HOST:5432/DATABASE  sslmode=…, sslrootcert=FILE, sslcert=FILE, sslkey=FILE, host=DIRECTORY
 //
 // The path of socket or host takes the place of HOST. Where nothing is said of TLS it is
-// used if the server offers it, but not on this machine. The error is of KindInvalid and
-// holds nothing of the password.
+// used if the server offers it, but not on this machine; with a file of who signs the server's
+// certificate it is asked for and verified. The error is of KindInvalid and holds nothing of
+// the password.
 func CheckURL(text string) error {
 	_, err := parseTarget(text)
 	return err
@@ -112,6 +117,9 @@ func parseTarget(text string) (target, error) {
 	if err := t.readOptions(s, query); err != nil {
 		return target{}, err
 	}
+	if err := t.check(); err != nil {
+		return target{}, err
+	}
 	if t.port == "" {
 		t.port = s.port
 	}
@@ -142,6 +150,52 @@ func (t *target) readOptions(s scheme, query url.Values) error {
 		t.options[name] = value
 	}
 	return nil
+}
+
+// check looks for options that contradict each other.
+func (t *target) check() error {
+	if mode := t.options["tls"]; t.options["ca"] != "" && mode != "" && mode != "true" {
+		return badURL("the store's address says tls=%s, which verifies no certificate, and ca=FILE; with a file it is tls=true", mode)
+	}
+	mode := t.options["sslmode"]
+	if t.options["sslrootcert"] != "" && mode != "" && !strings.HasPrefix(mode, "verify-") {
+		return badURL("the store's address says sslmode=%s, which verifies no certificate, and sslrootcert=FILE; with a file it is verify-full or verify-ca", mode)
+	}
+	return nil
+}
+
+// authorities reads who signs servers' certificates.
+func authorities(file string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(file) //nolint:gosec // the store's address names it
+	if err != nil {
+		return nil, signalbox.Wrap(signalbox.KindInvalid, "store_url", err, "the file %s of the store's address cannot be read (%s)", file, cause(err))
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, badURL("the file %s of the store's address holds no certificate in PEM", file)
+	}
+	return pool, nil
+}
+
+// distrust says what is wrong with a server's certificate, if that is what err is about.
+func distrust(err error) string {
+	if _, ok := errors.AsType[x509.UnknownAuthorityError](err); ok {
+		return "an unknown authority has signed it"
+	}
+	if e, ok := errors.AsType[x509.HostnameError](err); ok {
+		return e.Error()
+	}
+	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok {
+		return e.Error()
+	}
+	if e, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return e.Err.Error()
+	}
+	return ""
+}
+
+func noTLS(err error, to target) error {
+	return signalbox.Wrap(signalbox.KindUnavailable, "store_no_tls", err, "the database server at %s offers no TLS, which the store's address asks for", to.address)
 }
 
 // near says whether the server is on this machine, as far as the address tells.

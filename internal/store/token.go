@@ -55,16 +55,19 @@ func hashOf(what string, stored []byte) (hash [32]byte, err error) {
 	return hash, nil
 }
 
-// AddToken is InsertToken in a transaction of its own.
-func (s *Store) AddToken(ctx context.Context, t signalbox.Token, hash [32]byte) (id int64, err error) {
-	err = s.Update(ctx, func(tx *Tx) error {
-		id, err = tx.InsertToken(ctx, t, hash)
+// AddToken is InsertToken in a transaction of its own; stored as for Tx.Then.
+func (s *Store) AddToken(ctx context.Context, t signalbox.Token, hash [32]byte, stored func(id int64)) error {
+	return s.Update(ctx, func(tx *Tx) error {
+		id, err := tx.InsertToken(ctx, t, hash)
+		tx.Then(func() { stored(id) })
 		return err
 	})
-	return id, err
 }
 
-// RemoveToken is DeleteToken in a transaction of its own.
-func (s *Store) RemoveToken(ctx context.Context, id int64) error {
-	return s.Update(ctx, func(tx *Tx) error { return tx.DeleteToken(ctx, id) })
+// RemoveToken is DeleteToken in a transaction of its own; stored as for Tx.Then.
+func (s *Store) RemoveToken(ctx context.Context, id int64, stored func()) error {
+	return s.Update(ctx, func(tx *Tx) error {
+		tx.Then(stored)
+		return tx.DeleteToken(ctx, id)
+	})
 }

@@ -16,6 +16,9 @@
 //   - Faults. A file that cannot be read to its end changes nothing: it is read and sorted as a
 //     whole first. A single row that cannot be taken is refused with its line and the reason,
 //     and the others are imported.
+//   - Replays. A message with the mark of a replay (wire.Replayed), in its object, beside it on
+//     its line of NDJSON, or in a column replay.hub, is refused like that: the past is not
+//     stored as if devices had reported it now.
 //   - Limits. An object has at most MaxObject bytes. An import keeps about 100 MB in memory and
 //     the rest of the file in temporary files; an export a slice of history (see history.ScanTime)
 //     and one row group.

@@ -171,6 +171,9 @@ func (im *importing) check(row *Row) *Refusal {
 	case row.Time > time.Now().UnixMicro():
 		return refuse(row.Line, row.Device, "the time %s lies in the future of the hub's clock", appendTime(nil, row.Time))
 	}
+	if replayed(row.Object) {
+		return refuse(row.Line, row.Device, replayedReason)
+	}
 	n, known := im.numbers[row.Device]
 	if !known {
 		var why *Refusal

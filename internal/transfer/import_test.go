@@ -111,6 +111,8 @@ func TestImportRefusesRows(t *testing.T) {
 		{"past", line("a", -1, `{}`), "before 1970"},
 		{"epoch", line("a", 0, `{}`), "before 1970"},
 		{"unknown", line("nobody", base, `{}`), `no device "nobody"`},
+		{"replayed", line("a", base, `{"x":1,"replay":{"id":"1","hub":"other"}}`), "played from the past"},
+		{"replayed, as the command line prints it", `{"kind":"telemetry","device":"a","time":1700000000000,"object":{},"replay":{"id":"1","hub":"other"}}` + "\n", "played from the past"},
 		{"bad bytes", "{\"device\":\"a\",\"time\":1700000000000,\"object\":{\"x\":\"\xff\"}}\n", "UTF-8"},
 	}
 	for _, tt := range tests {
@@ -121,6 +123,20 @@ func TestImportRefusesRows(t *testing.T) {
 				t.Errorf("report %+v, want %q in line 3", r, tt.want)
 			}
 		})
+	}
+}
+
+// TestImportTakesOtherReplays: what only looks like the mark is a device's own.
+func TestImportTakesOtherReplays(t *testing.T) {
+	h := newHub(t, "a")
+	file := line("a", base, `{"replay":true}`) + line("a", base+1, `{"replay":{"n":1}}`) + line("a", base+2, `{"in":{"replay":{"hub":"x"}}}`)
+	if r := h.take(t, []byte(file), transfer.ReadOptions{}); r.Added != 3 || r.Refused != 0 {
+		t.Errorf("report %+v", r)
+	}
+	csv := "time,device,x,replay.hub\n2024-01-01T00:00:00Z,a,1,other\n2024-01-01T00:00:01Z,a,1,\n"
+	r := h.take(t, []byte(csv), transfer.ReadOptions{})
+	if r.Added != 1 || r.Refused != 1 || r.Refusals[0].Line != 2 || !strings.Contains(r.Refusals[0].Reason, "played from the past") {
+		t.Errorf("of a table with the mark in a column: %+v", r)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"signalbox"
+	"signalbox/internal/wire"
 )
 
 // ndjsonWriter writes one object a line.
@@ -70,6 +71,9 @@ func (n *ndjsonReader) parse(line int64, text []byte, row *Row) error {
 		return refuse(line, "", "the line is not valid UTF-8")
 	}
 	*row = Row{Line: line, Device: n.device}
+	if wire.Replayed(text) {
+		return refuse(line, gjson.GetBytes(text, columnDevice).Str, replayedReason)
+	}
 	var at, raw gjson.Result
 	unknown := ""
 	gjson.ParseBytes(text).ForEach(func(key, value gjson.Result) bool {

@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"bytes"
 	"fmt"
 	"time"
 	"unicode/utf8"
@@ -82,6 +83,23 @@ func checkObject(object []byte) string {
 		return "this is no telemetry: " + err.Error()
 	}
 	return ""
+}
+
+// replayedReason is why what a replay played is not taken.
+const replayedReason = "the message was played from the past by a replay, as its mark (replay, with a hub) says; history takes what devices reported: import an export of that hub instead"
+
+// replayed reports whether an object has the mark of a replay, as a member or in the columns of
+// a table.
+func replayed(object []byte) bool {
+	const hub = wire.ReplayMember + ".hub"
+	if wire.Replayed(object) {
+		return true
+	}
+	if !bytes.Contains(object, []byte(`"`+hub+`"`)) {
+		return false
+	}
+	v, ok := wire.Field(gjson.ParseBytes(object), hub)
+	return ok && v.Type == gjson.String && v.Str != ""
 }
 
 // appendCell writes a cell of a table as a JSON value.

@@ -1,6 +1,7 @@
 package chunk_test
 
 import (
+	"math"
 	"slices"
 	"testing"
 
@@ -162,5 +163,42 @@ func BenchmarkRead(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkCursor reads 60 rows in the middle of a chunk of 1,024, and all of it in steps.
+func BenchmarkCursor(b *testing.B) {
+	for _, l := range loads() {
+		rows := rowsOf(1, 1000, 1024, l.body(1))
+		s := chunk.NewShapes(100)
+		fill(s, rows)
+		var t chunk.Table
+		if err := t.AddRun(s, fill(s, rows)); err != nil {
+			b.Fatal(err)
+		}
+		blob, err := t.Encode(nil, 0, t.Len())
+		if err != nil {
+			b.Fatal(err)
+		}
+		var c chunk.Cursor
+		var batch chunk.Batch
+		w := chunk.Want{Before: math.MaxUint64, From: math.MinInt64, To: math.MaxInt64, Bytes: math.MaxInt}
+		read := func(b *testing.B, from, to, step int) {
+			b.Helper()
+			for b.Loop() {
+				if err := c.Load(s, blob, chunk.ByTime); err != nil {
+					b.Fatal(err)
+				}
+				c.PassBelow(&batch, rows[from].Time)
+				for i := from; i < to; i += step {
+					batch.Reset()
+					w.UpTo = rows[min(i+step, to)-1].Time
+					c.Read(&batch, 0, &w)
+				}
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*(to-from)), "ns/row")
+		}
+		b.Run(l.name+"/middle", func(b *testing.B) { read(b, 500, 560, 60) })
+		b.Run(l.name+"/all", func(b *testing.B) { read(b, 0, 1024, 64) })
 	}
 }

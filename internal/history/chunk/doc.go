@@ -9,8 +9,9 @@
 //     and the spelling of numbers included; also bodies that are no JSON.
 //   - Order. A Run keeps its rows as they were appended. A chunk holds them by (time,
 //     position).
-//   - Concurrency. Shapes serves any number of goroutines. Run, Table and Reader each
-//     belong to one goroutine at a time.
+//   - Concurrency. Shapes serves any number of goroutines. Run, Table, Reader, Cursor and
+//     Batch each belong to one goroutine at a time; a View of a Run may be read while the Run
+//     grows.
 //   - Limits. A chunk has at most MaxRows rows, 64 MiB of columns before compression and 4 Mi
 //     values; Encode gives ErrTooLarge beyond, and fewer rows do. A reader allocates no more
 //     than about 200 MB whatever the bytes are, and keeps up to 16 MiB of a kind for the next
@@ -38,6 +39,12 @@
 // flags, the differences in position and time, a bit for each leaf that differs from the last
 // row of its shape, and those leaves: numbers as differences, others as text. That is about 10
 // bytes for a message of 100. The form is not stored anywhere and may change.
+//
+// # Reading
+//
+// A Reader has a chunk as a whole, or a run: fields by column, rows in any order. A Cursor goes
+// through one once and keeps little between: where it stands in each column. Many cursors may
+// add to one Batch; rows with the same body share it there.
 //
 // # Format of a shape, version 1
 //

@@ -38,49 +38,44 @@ type Value struct {
 // the columns of that field are decoded.
 func (r *Reader) Field(path string, dst []Value) []Value {
 	if len(r.parts) == 1 {
-		p := &r.parts[0]
-		n := p.sh.find(path)
+		n := r.parts[0].sh.find(path)
 		if n != nil && n.leaf >= 0 {
-			r.decode(&p.cols[n.leaf])
-			return r.values(dst, &p.cols[n.leaf])
+			return r.values(dst, r.column(0, n.leaf))
 		}
 	}
 	nodes := make([]*node, len(r.parts))
 	for i := range r.parts {
-		p := &r.parts[i]
-		nodes[i] = p.sh.find(path)
+		sh := r.parts[i].sh
+		nodes[i] = sh.find(path)
 		switch {
 		case nodes[i] != nil && nodes[i].leaf >= 0:
-			r.decode(&p.cols[nodes[i].leaf])
-		case nodes[i] != nil || p.sh.id == 0:
-			r.decodePart(p)
+			r.column(i, nodes[i].leaf)
+		case nodes[i] != nil || sh.id == 0:
+			r.decodePart(i)
 		}
 	}
 	for i := range r.head.N {
-		p, j := r.place(i)
-		w := 0
-		if len(r.parts) > 1 {
-			w = int(r.which[i])
-		}
-		switch n := nodes[w]; {
-		case p.sh.id == 0:
-			dst = append(dst, r.rawField(p.cols[0].at(j), path))
+		part, j := r.place(i)
+		cols := r.cols[part].list
+		switch n := nodes[part]; {
+		case r.parts[part].sh.id == 0:
+			dst = append(dst, r.rawField(cols[0].at(j), path))
 		case n == nil:
 			dst = append(dst, Value{})
 		case n.leaf >= 0:
-			dst = append(dst, r.value(p.cols[n.leaf].at(j)))
+			dst = append(dst, r.value(cols[n.leaf].at(j)))
 		default:
-			dst = append(dst, r.object(p, n, j))
+			dst = append(dst, r.object(r.parts[part].sh, cols, n, j))
 		}
 	}
 	return dst
 }
 
-// values appends the values of a whole column.
+// values appends the values of a whole column, which is of all rows.
 func (r *Reader) values(dst []Value, c *column) []Value {
 	if c.same {
 		v := r.value(c.cells[0])
-		for range c.n {
+		for range r.head.N {
 			dst = append(dst, v)
 		}
 		return dst
@@ -145,18 +140,18 @@ func textValue(raw []byte) Value {
 }
 
 // object gives the text of an object of a row.
-func (r *Reader) object(p *part, n *node, j int) Value {
+func (r *Reader) object(sh *shape, cols []column, n *node, j int) Value {
 	if r.err != nil {
 		return Value{}
 	}
 	from := len(r.text)
 	at := n.fromOff
 	for seg := n.fromSeg; seg < n.toSeg; seg++ {
-		r.text = append(r.text, p.sh.segs[seg][at:]...)
-		r.text = appendCell(r.text, r.payload, p.cols[seg].at(j))
+		r.text = append(r.text, sh.segs[seg][at:]...)
+		r.text = appendCell(r.text, r.payload, cols[seg].at(j))
 		at = 0
 	}
-	r.text = append(r.text, p.sh.segs[n.toSeg][at:n.toOff]...)
+	r.text = append(r.text, sh.segs[n.toSeg][at:n.toOff]...)
 	return Value{Kind: Object, Raw: r.text[from:len(r.text):len(r.text)]}
 }
 
@@ -240,9 +235,9 @@ func Fields(s *Shapes, blob []byte) ([]string, error) {
 		if p.sh.id != 0 {
 			continue
 		}
-		r.decodePart(p)
+		cols := r.decodePart(i)
 		for j := range p.n {
-			if body := r.rawBody(p.cols[0].at(j)); body != nil {
+			if body := r.rawBody(cols[0].at(j)); body != nil {
 				wire.Flatten(gjson.ParseBytes(body), func(name string, _ gjson.Result) bool {
 					add(name)
 					return true

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/crc32"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -80,6 +81,7 @@ func FuzzLoad(f *testing.F) {
 			body = r.AppendBody(body[:0], i)
 			_, _ = r.Position(i), r.Received(i)
 		}
+		fuzzCursor(t, s, blob, &r)
 		var table chunk.Table
 		if table.AddChunk(s, blob) == nil {
 			table.Sort()
@@ -88,6 +90,39 @@ func FuzzLoad(f *testing.F) {
 			}
 		}
 	})
+}
+
+// fuzzCursor goes through a chunk that r has loaded, and holds what it gives to r.
+func fuzzCursor(t *testing.T, s *chunk.Shapes, blob []byte, r *chunk.Reader) {
+	t.Helper()
+	for _, by := range []chunk.By{chunk.ByTime, chunk.ByPosition} {
+		var c chunk.Cursor
+		if c.Load(s, blob, by) != nil || !c.InOrder() {
+			continue
+		}
+		var b chunk.Batch
+		w := chunk.Want{Before: math.MaxUint64, From: math.MinInt64, To: math.MaxInt64, Bytes: 1 << 20}
+		c.Pass(&b, r.Len()/3)
+		for c.Row() < c.Len() && len(b.Bodies) < w.Bytes && c.Err() == nil {
+			from, at := len(b.Rows), c.Row()
+			w.UpTo = r.Times()[at]
+			if by == chunk.ByPosition {
+				w.UpTo = int64(r.Position(at))
+			}
+			c.Read(&b, 0, &w)
+			if c.Err() != nil {
+				break
+			}
+			if c.Row() == at || c.Row()-at != len(b.Rows)-from {
+				t.Fatalf("from row %d the cursor went to row %d with %d rows", at, c.Row(), len(b.Rows)-from)
+			}
+			for i, row := range b.Rows[from:] {
+				if want := r.AppendBody(nil, at+i); r.Err() == nil && string(b.Bodies[row.From:row.From+int(row.Len)]) != string(want) {
+					t.Fatalf("row %d of the cursor is not that of the reader, %q", at+i, want)
+				}
+			}
+		}
+	}
 }
 
 // FuzzShapeLoad reads any bytes as a shape. What is taken is given back.

@@ -1,123 +1,40 @@
 package chunk
 
 import (
-	"encoding/binary"
 	"fmt"
 	"slices"
 
 	"signalbox"
 )
 
-// Head is what a chunk says of itself.
-type Head struct {
-	// N is the number of rows, 1 to MaxRows.
-	N int
-	// T0 and T1 are the least and the greatest time, Unix µs.
-	T0, T1 int64
-	// P0 and P1 are the least and the greatest position.
-	P0, P1 signalbox.Position
-	// Raw is the length of all bodies together, in bytes.
-	Raw int
-}
-
-// fullHead is a head with the places of what follows.
-type fullHead struct {
-	Head
-	shapes  int
-	ids     []byte // their numbers
-	sums    []byte
-	method  byte
-	payload []byte
-}
-
-// Open checks a chunk's version and checksum and reads its head. It decompresses nothing. The
-// error wraps ErrBroken and says what is wrong.
-func Open(blob []byte) (Head, error) {
-	h, err := parseHead(blob)
-	return h.Head, err
-}
-
-func parseHead(blob []byte) (h fullHead, err error) {
-	broken := func(format string, args ...any) (fullHead, error) {
-		return fullHead{}, fmt.Errorf("%w: a chunk of %d bytes "+format, append([]any{ErrBroken, len(blob)}, args...)...)
-	}
-	if len(blob) < crcEnd {
-		return broken("is too short")
-	}
-	if blob[0] != version {
-		return broken("has version %d; this program knows %d", blob[0], version)
-	}
-	if got, want := checksum(blob), binary.LittleEndian.Uint32(blob[crcAt:]); got != want {
-		return broken("has the checksum %08x and should have %08x", got, want)
-	}
-	at := crcEnd
-	var v [7]uint64
-	for i := range v {
-		if v[i], at = uvarint(blob, at); at == 0 {
-			return broken("ends inside of its head")
-		}
-	}
-	if v[0] < 1 || v[0] > MaxRows || v[2] > 1<<62 || v[5] > 1<<40 || v[6] < 1 || v[6] > v[0] {
-		return broken("has an impossible head")
-	}
-	h.N, h.T0, h.P0, h.Raw, h.shapes = int(v[0]), unzigzag(v[1]), signalbox.Position(v[3]), int(v[5]), int(v[6])
-	h.T1, h.P1 = h.T0+int64(v[2]), h.P0+signalbox.Position(v[4])
-	if h.T1 < h.T0 || h.P1 < h.P0 {
-		return broken("has an impossible head")
-	}
-	from := at
-	for range h.shapes {
-		if _, at = uvarint(blob, at); at == 0 {
-			return broken("ends inside of its list of shapes")
-		}
-	}
-	h.ids = blob[from:at]
-	if h.N >= summaryRows {
-		n, next := uvarint(blob, at)
-		if next == 0 || n > uint64(len(blob)-next) {
-			return broken("ends inside of its summaries")
-		}
-		at = next + int(n)
-		h.sums = blob[next:at]
-	}
-	if at >= len(blob) || blob[at] > methodZstd {
-		return broken("does not say how it is compressed")
-	}
-	h.method, h.payload = blob[at], blob[at+1:]
-	return h, nil
-}
-
 // Reader reads chunks, one after another, with the same memory. It is for one goroutine; what
 // it gives out is lent until the next Load. The zero value is ready.
 type Reader struct {
-	head    Head
-	payload []byte
-	parts   []part
-	times   []int64
-	which   []int64  // the part of each row, where there are several
-	rank    []uint32 // and its place in it
+	layout
+	times []int64
+	which []int64  // the part of each row, where there are several
+	rank  []uint32 // and its place in it
 
-	lagSpan, posSpan span
-	rowsRead         bool
-	lags, positions  []int64
+	rowsRead        bool
+	lags, positions []int64
 
-	slab []cell
-	ints []int64
-	text []byte
-	err  error
+	cols    []columns // of the parts
+	slab    []cell
+	one     columnReader
+	run     runReader // and what LoadRun makes of one
+	rows    []tableRow
+	cells   []cell
+	scratch cellScratch
+	text    []byte
+	err     error
 }
 
-// part is the rows of one shape.
-type part struct {
-	sh   *shape
-	n    int
-	cols []column
-	read bool
+type columns struct {
+	read bool // all of them
+	list []column
 }
 
 type column struct {
-	data  span // in the payload
-	n     int
 	read  bool
 	same  bool
 	cells []cell // counting from the payload; one only where all are the same
@@ -133,167 +50,163 @@ func (c *column) at(j int) cell {
 // Load checks and decompresses a chunk. s has to hold its shapes. Without success the reader
 // is empty.
 func (r *Reader) Load(s *Shapes, blob []byte) error {
-	if cap(r.payload) > keepBytes {
-		r.payload = nil
+	r.empty()
+	err := r.load(s, blob)
+	if err == nil {
+		if !r.readRows() {
+			err = fmt.Errorf("%w: the times of a chunk of %d rows do not decode", ErrBroken, r.head.N)
+		} else {
+			err = r.counted()
+		}
 	}
+	if err != nil {
+		r.head = Head{}
+		r.times = r.times[:0]
+		return err
+	}
+	r.addColumns()
+	return nil
+}
+
+// LoadRun makes the reader read a run, which was filled with s, as if it were a chunk of its
+// rows. Head().Raw is 0.
+func (r *Reader) LoadRun(s *Shapes, run *Run) error {
+	r.empty()
+	r.head, r.parts = Head{}, r.parts[:0]
+	d := &r.run
+	d.open(s, run)
+	r.payload = append(r.payload[:0], d.rows...)
+	r.rows, r.cells = r.rows[:0], r.cells[:0]
+	var last *shape
+	at := 0 // its part
+	for d.next() {
+		sh := d.sh
+		row := tableRow{d.position, d.received, d.time, uint32(len(r.cells)), 0}
+		if sh == nil {
+			sh = s.raw
+			r.cells = append(r.cells, refCell(d.raw.from, d.raw.to-d.raw.from))
+		} else {
+			r.cells = append(r.cells, d.cells...)
+		}
+		if sh != last {
+			last, at = sh, r.partOf(sh)
+		}
+		r.parts[at].n++
+		row.shape = uint32(at)
+		r.rows = append(r.rows, row)
+	}
+	if d.err != nil {
+		r.parts = r.parts[:0]
+		return d.err
+	}
+	if !run.InOrder() {
+		slices.SortFunc(r.rows, compareRows)
+	}
+	r.addColumns()
+	r.spread()
+	return nil
+}
+
+// partOf gives the number of the part of a shape, which it makes when it is new.
+func (r *Reader) partOf(sh *shape) int {
+	for i := range r.parts {
+		if r.parts[i].sh == sh {
+			return i
+		}
+	}
+	r.addPart(sh)
+	return len(r.parts) - 1
+}
+
+// spread makes columns of the rows and cells of a run.
+func (r *Reader) spread() {
+	if len(r.rows) == 0 {
+		return
+	}
+	for i := range r.parts {
+		p, c := &r.parts[i], &r.cols[i]
+		c.read = true
+		for slot := range c.list {
+			c.list[slot] = column{read: true, cells: r.room(p.n)}
+		}
+		p.n = 0
+	}
+	r.rowsRead = true
+	r.lags, r.positions = r.lags[:0], r.positions[:0]
+	r.head = Head{N: len(r.rows), T0: r.rows[0].time, T1: r.rows[len(r.rows)-1].time, P0: r.rows[0].position, P1: r.rows[0].position}
+	for i := range r.rows {
+		r.head.P0, r.head.P1 = min(r.head.P0, r.rows[i].position), max(r.head.P1, r.rows[i].position)
+	}
+	for i := range r.rows {
+		row := &r.rows[i]
+		p, list := &r.parts[row.shape], r.cols[row.shape].list
+		for slot := range list {
+			list[slot].cells[p.n] = r.cells[int(row.cell)+slot]
+		}
+		if len(r.parts) > 1 {
+			r.which, r.rank = append(r.which, int64(row.shape)), append(r.rank, uint32(p.n))
+		}
+		p.n++
+		r.times = append(r.times, row.time)
+		r.lags = append(r.lags, row.received-row.time)
+		r.positions = append(r.positions, int64(row.position-r.head.P0))
+	}
+}
+
+// empty prepares the memory for a chunk.
+func (r *Reader) empty() {
 	if cap(r.slab) > keepBytes/8 {
 		r.slab = nil
 	}
-	r.head, r.err = Head{}, nil
-	r.parts, r.slab, r.text = r.parts[:0], r.slab[:0], r.text[:0]
+	if cap(r.payload) > keepBytes {
+		r.payload = nil
+	}
+	if cap(r.cells) > keepBytes/8 {
+		r.cells = nil
+	}
+	r.err, r.rowsRead = nil, false
+	r.slab, r.text = r.slab[:0], r.text[:0]
 	r.times, r.which, r.rank = r.times[:0], r.which[:0], r.rank[:0]
-	r.rowsRead = false
-	h, err := parseHead(blob)
-	if err != nil {
-		return err
-	}
-	if err := r.inflate(s, &h); err != nil {
-		return err
-	}
-	if err := r.addParts(s, &h); err != nil {
-		return err
-	}
-	at := r.readRows(&h)
-	if at == 0 {
-		return fmt.Errorf("%w: the times of a chunk of %d rows do not decode", ErrBroken, h.N)
-	}
-	values := 0
+}
+
+// addColumns makes room for the columns of the parts, of which none is decoded.
+func (r *Reader) addColumns() {
+	r.cols = slices.Grow(r.cols[:0], len(r.parts))[:len(r.parts)]
 	for i := range r.parts {
-		p := &r.parts[i]
-		values += p.n * len(p.cols)
-		if p.n == 0 || values > maxValues {
-			return fmt.Errorf("%w: a chunk of %d rows has a shape without rows, or too many values", ErrBroken, h.N)
-		}
-		for slot := range p.cols {
-			var sec span
-			if sec, at = r.section(at); at == 0 {
-				return fmt.Errorf("%w: a chunk of %d rows ends inside of a column", ErrBroken, h.N)
-			}
-			p.cols[slot] = column{data: sec, n: p.n}
-		}
+		n := r.parts[i].sh.slots()
+		r.cols[i] = columns{list: slices.Grow(r.cols[i].list[:0], n)[:n]}
+		clear(r.cols[i].list)
 	}
-	if at != len(r.payload) {
-		return fmt.Errorf("%w: a chunk of %d rows is longer than its columns", ErrBroken, h.N)
-	}
-	r.head = h.Head
-	return nil
 }
 
-// addParts makes a part of each shape of the chunk.
-func (r *Reader) addParts(s *Shapes, h *fullHead) error {
-	columns := 0
-	rest := h.ids
-	for range h.shapes {
-		id, next := uvarint(rest, 0)
-		rest = rest[next:]
-		sh := s.get(ShapeID(min(id, MaxShapes+1)))
-		if sh == nil {
-			return fmt.Errorf("%w: shape %d is not in the table", ErrBroken, id)
-		}
-		if columns += sh.slots(); columns > maxColumns {
-			return fmt.Errorf("%w: a chunk of %d rows has more than %d columns", ErrBroken, h.N, maxColumns)
-		}
-		r.addPart(sh)
-	}
-	return nil
-}
-
-func (r *Reader) addPart(sh *shape) {
-	if len(r.parts) < cap(r.parts) {
-		r.parts = r.parts[:len(r.parts)+1]
-	} else {
-		r.parts = append(r.parts, part{})
-	}
-	p := &r.parts[len(r.parts)-1]
-	p.sh, p.n, p.read = sh, 0, false
-	p.cols = slices.Grow(p.cols[:0], sh.slots())[:sh.slots()]
-}
-
-// inflate fills the payload.
-func (r *Reader) inflate(s *Shapes, h *fullHead) error {
-	if h.method == methodStored {
-		if len(h.payload) > maxPayload {
-			return fmt.Errorf("%w: a chunk has %d bytes of columns; %d are allowed", ErrBroken, len(h.payload), maxPayload)
-		}
-		r.payload = append(r.payload[:0], h.payload...)
-		return nil
-	}
-	size, at := uvarint(h.payload, 0)
-	if at == 0 || size > maxPayload {
-		return fmt.Errorf("%w: a chunk has %d bytes of columns; %d are allowed", ErrBroken, size, maxPayload)
-	}
-	dec, err := s.decoder()
-	if err != nil {
-		return err
-	}
-	r.payload = slices.Grow(r.payload[:0], int(size))
-	r.payload, err = dec.DecodeAll(h.payload[at:], r.payload[:0:size])
-	if err != nil {
-		return fmt.Errorf("%w: a chunk of %d rows does not decompress: %w", ErrBroken, h.N, err)
-	}
-	if len(r.payload) != int(size) {
-		return fmt.Errorf("%w: a chunk of %d rows has %d bytes of columns and should have %d", ErrBroken, h.N, len(r.payload), size)
-	}
-	return nil
-}
-
-// section reads a length and gives the bytes behind it, and where they end; 0 when they do not.
-func (r *Reader) section(at int) (span, int) {
-	n, next := uvarint(r.payload, at)
-	if next == 0 || n > uint64(len(r.payload)-next) {
-		return span{}, 0
-	}
-	return span{next, next + int(n)}, next + int(n)
-}
-
-func (r *Reader) bytes(s span) []byte { return r.payload[s.from:s.to] }
-
-// readRows reads what each row has whatever its shape, and gives where that ends; 0 when it
-// is broken.
-func (r *Reader) readRows(h *fullHead) (at int) {
-	var sec span
-	if h.shapes == 1 {
-		r.parts[0].n = h.N
-	} else {
-		if sec, at = r.section(0); at == 0 {
-			return 0
-		}
-		var ok bool
-		if r.which, ok = readInts(r.bytes(sec), h.N, r.which); !ok {
-			return 0
+// readRows reads the times, and of which part each row is; false when they are broken.
+func (r *Reader) readRows() (ok bool) {
+	n := r.head.N
+	if len(r.parts) > 1 {
+		if r.which, ok = readInts(r.payload[r.whichSpan.from:r.whichSpan.to], n, r.which); !ok {
+			return false
 		}
 		for _, w := range r.which {
 			if w < 0 || w >= int64(len(r.parts)) {
-				return 0
+				return false
 			}
 			p := &r.parts[w]
 			r.rank = append(r.rank, uint32(p.n))
 			p.n++
 		}
 	}
-	if sec, at = r.section(at); at == 0 {
-		return 0
+	if r.times, ok = readInts(r.payload[r.timeSpan.from:r.timeSpan.to], n, r.times); !ok {
+		return false
 	}
-	var ok bool
-	if r.times, ok = readInts(r.bytes(sec), h.N, r.times); !ok {
-		return 0
-	}
-	before := h.T0
+	before := r.head.T0
 	for i := range r.times {
-		r.times[i] += h.T0
+		r.times[i] += r.head.T0
 		if r.times[i] < before {
-			return 0
+			return false
 		}
 		before = r.times[i]
 	}
-	if before != h.T1 || r.times[0] != h.T0 {
-		return 0
-	}
-	if r.lagSpan, at = r.section(at); at == 0 {
-		return 0
-	}
-	r.posSpan, at = r.section(at)
-	return at
+	return before == r.head.T1 && r.times[0] == r.head.T0
 }
 
 // rowsOnce decodes positions and lags when they are first asked for.
@@ -306,9 +219,9 @@ func (r *Reader) rowsOnce() {
 	if r.lagSpan.from == r.lagSpan.to {
 		r.lags, okLag = r.lags[:0], true
 	} else {
-		r.lags, okLag = readInts(r.bytes(r.lagSpan), r.head.N, r.lags[:0])
+		r.lags, okLag = readInts(r.payload[r.lagSpan.from:r.lagSpan.to], r.head.N, r.lags[:0])
 	}
-	r.positions, okPos = readInts(r.bytes(r.posSpan), r.head.N, r.positions[:0])
+	r.positions, okPos = readInts(r.payload[r.posSpan.from:r.posSpan.to], r.head.N, r.positions[:0])
 	if !okLag || !okPos {
 		r.fail("positions and times of receipt")
 		r.lags = r.lags[:0]
@@ -351,37 +264,71 @@ func (r *Reader) Received(i int) int64 {
 	return r.times[i] + r.lags[i]
 }
 
-// place gives the part of row i and its place in it.
-func (r *Reader) place(i int) (p *part, j int) {
+// place gives the number of the part of row i, and its place in it.
+func (r *Reader) place(i int) (part, j int) {
 	if len(r.parts) == 1 {
-		return &r.parts[0], i
+		return 0, i
 	}
-	return &r.parts[r.which[i]], int(r.rank[i])
+	return int(r.which[i]), int(r.rank[i])
 }
 
 // AppendBody appends the body of row i, exactly as it was; nothing when it does not decode
 // (see Err).
 func (r *Reader) AppendBody(dst []byte, i int) []byte {
-	p, j := r.place(i)
-	if !p.read {
-		r.decodePart(p)
-	}
+	part, j := r.place(i)
+	cols := r.decodePart(part)
 	if r.err != nil {
 		return dst
 	}
-	for slot := range p.cols {
-		dst = append(dst, p.sh.segs[slot]...)
-		dst = appendCell(dst, r.payload, p.cols[slot].at(j))
+	segs := r.parts[part].sh.segs
+	for slot := range cols {
+		dst = append(dst, segs[slot]...)
+		dst = appendCell(dst, r.payload, cols[slot].at(j))
 	}
-	return append(dst, p.sh.segs[len(p.cols)]...)
+	return append(dst, segs[len(segs)-1]...)
 }
 
-func (r *Reader) decodePart(p *part) {
-	if p.read {
-		return
+// decodePart decodes all columns of a part.
+func (r *Reader) decodePart(part int) []column {
+	c := &r.cols[part]
+	if !c.read {
+		c.read = true
+		for slot := range c.list {
+			r.column(part, slot)
+		}
 	}
-	p.read = true
-	for slot := range p.cols {
-		r.decode(&p.cols[slot])
+	return c.list
+}
+
+// column decodes a column, once. One that is broken holds nothing, and Err says so.
+func (r *Reader) column(part, slot int) *column {
+	c := &r.cols[part].list[slot]
+	if c.read {
+		return c
 	}
+	c.read = true
+	p := &r.parts[part]
+	ok := r.one.open(r.payload, p.data[slot], p.n)
+	if ok && r.one.kind != colConst {
+		c.cells = r.room(p.n)
+		ok = r.one.read(r.payload, c.cells, &r.scratch)
+	} else if c.same, c.cells = true, r.room(1); ok {
+		c.cells[0] = r.one.one
+	}
+	if !ok {
+		c.same, c.cells = true, r.room(1)
+		c.cells[0] = tagUnset
+		r.fail("values")
+	}
+	return c
+}
+
+// room gives memory for n cells; those given before keep theirs.
+func (r *Reader) room(n int) []cell {
+	if cap(r.slab)-len(r.slab) < n {
+		r.slab = make([]cell, 0, max(n, 2*cap(r.slab), 4096))
+	}
+	from := len(r.slab)
+	r.slab = r.slab[:from+n]
+	return r.slab[from : from+n : from+n]
 }

@@ -28,6 +28,7 @@ type Run struct {
 	cur    uint32 // where the state of the last row stands
 	n      uint32
 	count  uint8 // states
+	mixed  bool  // the times are in another order than the rows
 	// hint is the shape tried first when the run is empty.
 	hint     ShapeID
 	first    signalbox.Position
@@ -59,11 +60,13 @@ const (
 	codeRaw                       = codeDecimal + tagQuoted + maxScale + 1
 )
 
-// Clone gives a copy that further appends leave alone.
-func (r *Run) Clone() Run {
-	c := *r
-	c.buf = slices.Clone(r.buf)
-	return c
+// View gives the run as it is now, for reading; further appends leave it alone. It shares the
+// memory of the rows.
+func (r *Run) View() Run {
+	v := *r
+	v.buf = slices.Clip(r.buf[r.states:])
+	v.states, v.cur, v.count = 0, 0, 0
+	return v
 }
 
 // Append adds a row. Positions grow strictly from row to row and Received does not
@@ -76,6 +79,7 @@ func (r *Run) Append(s *Shapes, row *Row) {
 		r.first, r.tmin, r.tmax = row.Position, row.Time, row.Time
 	}
 	r.n++
+	r.mixed = r.mixed || row.Time < r.tmax
 	r.last, r.received = row.Position, row.Received
 	r.tmin, r.tmax = min(r.tmin, row.Time), max(r.tmax, row.Time)
 }
@@ -128,11 +132,15 @@ func (r *Run) nextState(at int) int {
 func (r *Run) addState(sh *shape) (at int) {
 	at = int(r.states)
 	size := stateHead + cellBytes*sh.slots()
-	old := len(r.buf)
-	for range size / cellBytes {
-		r.buf = append(r.buf, tagUnset, 0, 0, 0, 0, 0, 0, 0)
+	if r.n == 0 {
+		r.buf = slices.Grow(r.buf[:at], size)[:at+size]
+	} else {
+		// The rows move, and a View has them where they are.
+		buf := make([]byte, len(r.buf)+size, len(r.buf)+size+len(r.buf)/4)
+		copy(buf, r.buf[:at])
+		copy(buf[at+size:], r.buf[at:])
+		r.buf = buf
 	}
-	copy(r.buf[at+size:], r.buf[at:old])
 	state := r.buf[at : at+size]
 	binary.LittleEndian.PutUint32(state, uint32(sh.id))
 	binary.LittleEndian.PutUint32(state[4:], uint32(sh.slots()))
@@ -326,7 +334,10 @@ func (r *Run) Received() int64 { return r.received }
 // Times gives the least and the greatest Time of the rows, Unix µs; 0 and 0 without any.
 func (r *Run) Times() (least, greatest int64) { return r.tmin, r.tmax }
 
-// Reset empties the run. It keeps a few KiB of memory, and which shape came last.
+// InOrder says whether the rows stand in the order of their times.
+func (r *Run) InOrder() bool { return !r.mixed }
+
+// Reset empties the run, of which there must be no View. It keeps a few KiB of memory, and which shape came last.
 func (r *Run) Reset() {
 	buf := r.buf[:0]
 	if cap(buf) > keepRun {

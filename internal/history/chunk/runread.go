@@ -18,6 +18,8 @@ type runReader struct {
 	position       signalbox.Position
 	received, time int64
 	sh             *shape // nil: raw
+	last           *runState
+	same           bool   // the row's body is that of the one before
 	cells          []cell // of the row, counting from rows; lent until the next one
 	raw            span   // the body of a raw row, in rows
 	err            error
@@ -30,7 +32,7 @@ type runState struct {
 
 func (d *runReader) open(s *Shapes, r *Run) {
 	d.s, d.rows, d.at, d.cur, d.err = s, r.buf[r.states:], 0, 0, nil
-	d.states = d.states[:0]
+	d.states, d.last, d.same = d.states[:0], nil, false
 	d.position, d.received = 0, 0
 }
 
@@ -75,6 +77,7 @@ func (d *runReader) next() bool {
 	}
 	flags := d.rows[d.at]
 	d.at++
+	d.same = false
 	d.position += signalbox.Position(d.uvarint())
 	d.received += int64(d.uvarint())
 	d.time = d.received
@@ -87,7 +90,7 @@ func (d *runReader) next() bool {
 			d.fail("a body ends early")
 			return false
 		}
-		d.sh, d.raw = nil, span{d.at, d.at + int(n)}
+		d.sh, d.last, d.raw = nil, nil, span{d.at, d.at + int(n)}
 		d.at += int(n)
 		return d.err == nil
 	}
@@ -98,6 +101,7 @@ func (d *runReader) next() bool {
 	d.sh, d.cells = st.sh, st.cells
 	switch {
 	case flags&rowSame != 0:
+		d.same = st == d.last
 	case st == &d.loose:
 		for i := range st.cells {
 			st.cells[i] = d.token(tagUnset)
@@ -115,6 +119,7 @@ func (d *runReader) next() bool {
 			}
 		}
 	}
+	d.last = st
 	return d.err == nil
 }
 

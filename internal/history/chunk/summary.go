@@ -11,12 +11,32 @@ type Summary struct {
 	// Count is how many numbers there are; other values do not count.
 	Count int
 	// Sum is exact, and rounded once, where the numbers are decimals of up to 13 digits or
-	// so; otherwise it is added up in the order of the rows.
+	// so; otherwise it is that of a Sum.
 	Min, Max, Sum float64
 	// Last is the number of the last row that has one, and LastTime the time of that row,
 	// Unix µs.
 	Last     float64
 	LastTime int64
+}
+
+// Sum adds up numbers and carries what each addition rounds away: the total is nearly always
+// the exact one, rounded once, whatever the order. The zero value is 0.
+type Sum struct{ sum, rest float64 }
+
+// Add adds a number (Knuth's exact sum of two).
+func (s *Sum) Add(x float64) {
+	t := s.sum + x
+	back := t - s.sum
+	s.rest += (s.sum - (t - back)) + (x - back)
+	s.sum = t
+}
+
+// Total gives the sum; ±Inf beyond the range of float64.
+func (s *Sum) Total() float64 {
+	if total := s.sum + s.rest; !math.IsNaN(total) {
+		return total
+	}
+	return s.sum
 }
 
 const (
@@ -126,6 +146,7 @@ func (f *fieldSum) addDecimals(col []cell) bool {
 }
 
 func (f *fieldSum) addFloats(mem []byte, col []cell) {
+	var sum Sum
 	f.scale = sumFloat
 	f.fleast, f.fmost = math.Inf(1), math.Inf(-1)
 	for _, c := range col {
@@ -134,8 +155,9 @@ func (f *fieldSum) addFloats(mem []byte, col []cell) {
 		}
 		x := cellFloat(mem, c)
 		f.fleast, f.fmost = min(f.fleast, x), max(f.fmost, x)
-		f.fsum += x
+		sum.Add(x)
 	}
+	f.fsum = sum.Total()
 	if math.IsInf(f.fleast, 0) || math.IsInf(f.fmost, 0) || math.IsInf(f.fsum, 0) {
 		f.scale = sumUnknown
 	}

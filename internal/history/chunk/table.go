@@ -180,7 +180,7 @@ func (t *Table) AddChunk(s *Shapes, blob []byte) error {
 		return r.err
 	}
 	for i := range r.parts {
-		r.decodePart(&r.parts[i])
+		r.decodePart(i)
 	}
 	if r.err != nil {
 		return r.err
@@ -188,14 +188,14 @@ func (t *Table) AddChunk(s *Shapes, blob []byte) error {
 	arena := len(t.arena)
 	t.arena = append(t.arena, r.payload...)
 	for i := range r.head.N {
-		p, j := r.place(i)
+		part, j := r.place(i)
 		at := len(t.cells)
-		sh := p.sh
+		sh, cols := r.parts[part].sh, r.cols[part].list
 		if sh.id == 0 {
-			sh = t.addRaw(s, t.bodySpan(p.cols[0].at(j), arena))
+			sh = t.addRaw(s, t.bodySpan(cols[0].at(j), arena))
 		} else {
-			for slot := range p.cols {
-				t.cells = append(t.cells, rebase(p.cols[slot].at(j), arena))
+			for slot := range cols {
+				t.cells = append(t.cells, rebase(cols[slot].at(j), arena))
 			}
 		}
 		t.rows = append(t.rows, tableRow{r.Position(i), r.Received(i), r.times[i], uint32(at), t.shapeIndex(sh)})

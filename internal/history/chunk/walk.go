@@ -54,7 +54,7 @@ func (w *walker) walk(b []byte, named bool) bool {
 		return false
 	}
 	w.space()
-	if !w.at('{') || !w.object(1) {
+	if !w.at('{') || !w.object(1, false) {
 		return false
 	}
 	w.space()
@@ -81,8 +81,9 @@ func (w *walker) space() {
 	}
 }
 
-// object reads from «{» behind «}».
-func (w *walker) object(level int) bool {
+// object reads from «{» behind «}». One inside of an array, where level counts from the leaf,
+// is a part of that leaf.
+func (w *walker) object(level int, inside bool) bool {
 	if level > maxNest {
 		return false
 	}
@@ -104,7 +105,7 @@ func (w *walker) object(level int) bool {
 		}
 		w.i++
 		w.space()
-		if !w.member(w.b[from:to], level) {
+		if inside && !w.value(level) || !inside && !w.member(w.b[from:to], level) {
 			return false
 		}
 		w.space()
@@ -144,7 +145,7 @@ func (w *walker) member(key []byte, level int) bool {
 		if w.named {
 			w.prefix = append(w.prefix, '.')
 		}
-		if !w.object(level + 1) {
+		if !w.object(level+1, false) {
 			return false
 		}
 		if w.named {
@@ -213,48 +214,11 @@ func (w *walker) value(level int) bool {
 	case '[':
 		return w.array(level + 1)
 	case '{':
-		return w.skipObject(level + 1)
+		return w.object(level+1, true)
 	}
 	_, n := scanToken(w.b[w.i:])
 	w.i += n
 	return n > 0
-}
-
-// skipObject reads an object inside of an array.
-func (w *walker) skipObject(level int) bool {
-	if level > maxNest {
-		return false
-	}
-	w.i++
-	w.space()
-	if w.at('}') {
-		w.i++
-		return true
-	}
-	for {
-		if !w.text() {
-			return false
-		}
-		w.space()
-		if !w.at(':') {
-			return false
-		}
-		w.i++
-		w.space()
-		if !w.value(level) {
-			return false
-		}
-		w.space()
-		if w.at('}') {
-			w.i++
-			return true
-		}
-		if !w.at(',') {
-			return false
-		}
-		w.i++
-		w.space()
-	}
 }
 
 func (w *walker) text() bool {

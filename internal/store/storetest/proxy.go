@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // A Proxy stands between a store and its server and breaks connections at chosen moments.
@@ -14,12 +15,17 @@ type Proxy struct {
 	listener net.Listener
 	to       string
 	work     sync.WaitGroup
+	done     chan struct{} // closed at the end
 
 	mu     sync.Mutex
 	open   map[*link]bool
 	closed bool // no new connections
 	order  *Cut
 	cuts   int
+	refuse chan struct{} // closed when the next connection is refused
+	delay  time.Duration
+	// answers counts what came from the server.
+	answers int
 }
 
 // A Cut orders a Proxy to break the connection that sends Text, once.
@@ -52,13 +58,14 @@ func NewProxy(tb testing.TB, db *Database) *Proxy {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	p := &Proxy{listener: l, to: db.Server.Addr(), open: map[*link]bool{}}
+	p := &Proxy{listener: l, to: db.Server.Addr(), open: map[*link]bool{}, done: make(chan struct{})}
 	p.work.Go(p.accept)
 	tb.Cleanup(func() {
 		if err := l.Close(); err != nil {
 			tb.Error(err)
 		}
 		p.Refuse()
+		close(p.done)
 		p.work.Wait()
 	})
 	return p
@@ -79,6 +86,28 @@ func (p *Proxy) Cuts() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.cuts
+}
+
+// Refusals gives a channel that is closed when the next connection is refused.
+func (p *Proxy) Refusals() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refuse = make(chan struct{})
+	return p.refuse
+}
+
+// Answers is how often the server has sent something.
+func (p *Proxy) Answers() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.answers
+}
+
+// Delay makes the server slow: from now on each of its answers comes that much later.
+func (p *Proxy) Delay(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.delay = d
 }
 
 // Admit lets connections be made again, and forgets what was ordered.
@@ -124,6 +153,10 @@ func (p *Proxy) accept() {
 		p.mu.Lock()
 		if p.closed {
 			l.close()
+			if p.refuse != nil {
+				close(p.refuse)
+				p.refuse = nil
+			}
 			p.mu.Unlock()
 			continue
 		}
@@ -178,9 +211,17 @@ func (p *Proxy) request(l *link, b []byte) bool {
 	return o.After
 }
 
-// answer says whether what a server sends may pass.
+// answer says whether what a server sends may pass, in its time.
 func (p *Proxy) answer(l *link, _ []byte) bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	return !l.mute
+	mute, delay := l.mute, p.delay
+	p.answers++
+	p.mu.Unlock()
+	if delay > 0 {
+		select {
+		case <-time.After(delay):
+		case <-p.done:
+		}
+	}
+	return !mute
 }

@@ -174,8 +174,13 @@ func (s *Server) initialize() error {
 		return err
 	}
 	script := []byte("CREATE DATABASE mysql;\nUSE mysql;\n")
-	for _, name := range []string{"mysql_system_tables.sql", "mysql_system_tables_data.sql"} {
-		text, err := os.ReadFile("/usr/share/mysql/" + name)
+	for _, name := range []string{"_system_tables.sql", "_system_tables_data.sql"} {
+		// MariaDB has moved and renamed them.
+		found, _ := filepath.Glob("/usr/share/m*/m*" + name)
+		if len(found) == 0 {
+			return fmt.Errorf("there is no file /usr/share/mysql/mysql%s", name)
+		}
+		text, err := os.ReadFile(found[0])
 		if err != nil {
 			return err
 		}
