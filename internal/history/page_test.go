@@ -2,7 +2,9 @@ package history_test
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -214,6 +216,27 @@ func TestSilentDevices(t *testing.T) {
 	checkPages(t, b, rng, devices, m)
 	if got := b.all(t, 0); len(got) != len(m) {
 		t.Errorf("%d entries, want %d", len(got), len(m))
+	}
+}
+
+// TestNeighboursAreMerged: a question waits for a merge of its own device, and for no other's.
+func TestNeighboursAreMerged(t *testing.T) {
+	b := start(t, t.TempDir(), history.Config{})
+	for d := range 2 {
+		b.wait(t, b.append(t, telemetry(signalbox.DeviceID(d+1), `{}`), history.Now).Position)
+	}
+	ended := b.log.Merging(2)
+	for device, waits := range map[signalbox.DeviceID]bool{1: false, 2: true} {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		page, err := b.log.Page(ctx, history.Query{Device: device, Limit: 1})
+		cancel()
+		if waits != errors.Is(err, context.DeadlineExceeded) || !waits && len(page) != 1 {
+			t.Errorf("device %d: %d messages, %v", device, len(page), err)
+		}
+	}
+	ended()
+	if page, err := b.log.Page(t.Context(), history.Query{Device: 2, Limit: 1}); err != nil || len(page) != 1 {
+		t.Errorf("after the merge: %d messages, %v", len(page), err)
 	}
 }
 

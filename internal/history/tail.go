@@ -23,9 +23,10 @@ const tailsPerPage = 256
 type tailPage struct {
 	mu    sync.Mutex // the sealer's changes, and snapshots
 	tails [tailsPerPage]*tail
-	moved uint32              // merges of any of the devices that began
-	ended chan struct{}       // closed when the merge under way has ended; nil: none is
-	small [tailsPerPage]uint8 // small chunks of the device in a row; the sealer's own
+	busy  signalbox.DeviceID   // whose chunks are being merged, see ended
+	ended chan struct{}        // closed when that merge has ended; nil: none is under way
+	moved [tailsPerPage]uint16 // merges of the device that began, ever; it wraps
+	small [tailsPerPage]uint8  // small chunks of the device in a row; the sealer's own
 }
 
 // tail is one device's; there may be a million. Only units and run are read by others than
@@ -100,7 +101,7 @@ func (t *tails) page(device signalbox.DeviceID, needed bool) *tailPage {
 type memory struct {
 	run   chunk.Run
 	units []*unit
-	moved uint32
+	moved uint16
 	// merging is closed when the merge has ended that was under way; nil: none was.
 	merging <-chan struct{}
 	// first is the oldest position among them: what the database has from there on is the same
@@ -117,7 +118,10 @@ func (t *tails) snapshot(device signalbox.DeviceID) memory {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	m.moved, m.merging = p.moved, p.ended
+	m.moved = p.moved[device%tailsPerPage]
+	if p.busy == device {
+		m.merging = p.ended
+	}
 	d := p.tails[device%tailsPerPage]
 	if d == nil {
 		return m

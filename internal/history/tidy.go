@@ -41,7 +41,7 @@ func (t *tidier) run(ctx context.Context) {
 			return
 		case device := <-t.queue:
 			if err := t.merge(ctx, device); err != nil && ctx.Err() == nil {
-				t.l.cfg.Logger.Warn("small chunks of history could not be merged; they stay as they are", "device_id", device, "err", err)
+				t.l.cfg.Logger.Warn("small chunks of history could not be merged, or it is not known whether they are", "device_id", device, "err", err)
 			}
 		}
 		select {
@@ -98,12 +98,11 @@ func (t *tidier) merge(ctx context.Context, device signalbox.DeviceID) error {
 				return errors.Join(errMoved, err) // retention was faster
 			}
 		}
+		tx.Then(func() { t.l.stats.Merges.Add(1) })
 		return errors.Join(c.insert(ctx, tx, device), t.l.reach(ctx, tx, int64(c.head.P1-c.head.P0)))
 	})
 	ended()
-	if err == nil {
-		t.l.stats.Merges.Add(1)
-	} else if errors.Is(err, errMoved) {
+	if errors.Is(err, errMoved) {
 		return nil
 	}
 	return err
@@ -133,23 +132,23 @@ func (t *tails) merging(device signalbox.DeviceID) (ended func()) {
 	c := make(chan struct{})
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.moved++
-	p.ended = c
+	p.moved[device%tailsPerPage]++
+	p.busy, p.ended = device, c
 	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		p.ended = nil
+		p.busy, p.ended = 0, nil
 		close(c)
 	}
 }
 
-// moves counts the merges of the device and its neighbours that began.
-func (t *tails) moves(device signalbox.DeviceID) uint32 {
+// moves counts the merges of the device that began.
+func (t *tails) moves(device signalbox.DeviceID) uint16 {
 	p := t.page(device, false)
 	if p == nil {
 		return 0
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.moved
+	return p.moved[device%tailsPerPage]
 }
