@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -57,8 +58,15 @@ func TestKillSealing(t *testing.T) {
 	h := startHub(t, dir)
 	senders := newSenders(h, devices)
 	sealed := int64(0)
+	some := regexp.MustCompile(`signalbox_history_chunk_messages_total [1-9]`)
 	for round := range rounds {
-		runFor(t, h, senders, devices*2048, h.kill) // each seals once or twice
+		runFor(t, h, senders, devices*2048, func() { // each seals once or twice
+			await(t, patience, "a chunk of this round is on disk", func() bool {
+				_, metrics := h.open("/metrics")
+				return some.MatchString(metrics)
+			})
+			h.kill()
+		})
 		if now := chunks(t, dir); now > sealed {
 			sealed = now
 		} else {
