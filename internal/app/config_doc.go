@@ -75,6 +75,7 @@ Signalbox needs none: every setting has a default. A setting is looked for in th
 
 In YAML the dots are nesting: ` + "`http.listen`" + ` is the key ` + "`listen`" + ` in the section ` + "`http`" + `. A key or variable that is not known is an
 error that names the nearest one, if one looks like it. Sizes are written as ` + "`512KiB`, `64MiB`" + ` (1024) or ` + "`64MB`" + ` (1000), durations as ` + "`500ms`, `10s`, `5m`,\n`12h`, `30d`" + `.
+Variables and flags take a list as one text with commas: ` + "`--set 'history.keep=90d,type:station 30d'`" + `.
 
 ` + "```sh" + `
 signalbox config default > signalbox.yaml   # every key with its default, to edit

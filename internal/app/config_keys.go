@@ -157,7 +157,7 @@ func historySettings() []setting {
 			means("How long a device is silent until its messages go into a chunk, even a small one, and it takes no memory for them. Small chunks are merged later."),
 		size("history.spool", func(c *Config) *int { return &c.History.Spool }, mib, 1024*gib).
 			means("How much telemetry the data directory takes while the database server (store) is away. It goes into the database when the server is back; beyond it devices are read no more until then."),
-		list("history.keep", `a list of rules, such as ["90d", "type:station 30d", "device:esp01 1GiB 365d"]`, func(c *Config) *[]Keep { return &c.History.Keep }, parseKeep, Keep.String).
+		list("history.keep", "a list of rules", []string{"90d", "type:station 30d", "device:esp01 1GiB 365d"}, func(c *Config) *[]Keep { return &c.History.Keep }, parseKeep, Keep.String).
 			means("How much history is kept: an age, a size of one device, or both; for all devices, those of a type, or one. A device's own rule counts before its type's, and that before the one for all. What is older, or more, is dropped every ten minutes, by whole chunks of up to 1,024 messages. Empty: all is kept."),
 		size("history.cache", func(c *Config) *int { return &c.History.Cache }, mib, 64*gib).
 			means("The database's page cache."),

@@ -141,7 +141,11 @@ func set(c *Config, g given) error {
 		if s.spell != nil {
 			spell = s.spell
 		}
-		return fmt.Errorf("%s: %s = %s is wrong: %w; allowed is %s", g.from, g.key, spell(g.value), err, s.allowed)
+		allowed := s.allowed
+		if _, text := g.value.(string); text && s.allowedText != "" {
+			allowed = s.allowedText
+		}
+		return fmt.Errorf("%s: %s = %s is wrong: %w; allowed is %s", g.from, g.key, spell(g.value), err, allowed)
 	}
 	return nil
 }

@@ -111,6 +111,37 @@ func TestReferenceIsUpToDate(t *testing.T) {
 	}
 }
 
+// TestListsAreSpelledAsAllowed: where a list is one text, what is allowed is told as one text, and
+// it is allowed.
+func TestListsAreSpelledAsAllowed(t *testing.T) {
+	refused := func(src ConfigSources) string {
+		t.Helper()
+		_, err := LoadConfig(src)
+		if err == nil {
+			t.Fatalf("%+v is allowed", src)
+		}
+		return err.Error()
+	}
+	const text = `allowed is a list of rules with commas between them, such as 90d,type:station 30d,device:esp01 1GiB 365d`
+	if got := refused(ConfigSources{Flags: map[string]string{"history.keep": `["1m"]`}}); !strings.HasSuffix(got, text) {
+		t.Errorf("a flag: %s", got)
+	}
+	if got := refused(ConfigSources{Environ: []string{`SIGNALBOX_HISTORY_KEEP=["1m"]`}}); !strings.HasSuffix(got, text) {
+		t.Errorf("a variable: %s", got)
+	}
+	file := writeConfig(t, "history:\n  keep: [x]\n")
+	if got := refused(ConfigSources{File: file}); !strings.HasSuffix(got, `allowed is a list of rules, such as ["90d", "type:station 30d", "device:esp01 1GiB 365d"]`) {
+		t.Errorf("a file: %s", got)
+	}
+	for _, s := range settings() {
+		if _, example, ok := strings.Cut(s.allowedText, ", such as "); ok {
+			if _, err := LoadConfig(ConfigSources{Flags: map[string]string{s.key: example}}); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+}
+
 func writeConfig(t *testing.T, text string) string {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "hub.yaml")

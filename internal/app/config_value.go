@@ -20,6 +20,9 @@ type setting struct {
 	key string
 	// allowed says in words what the value may be; it ends a sentence.
 	allowed string
+	// allowedText says the same of a single text (a variable, a flag) where that spells it in
+	// another way than a file; empty: it does not.
+	allowedText string
 	// doc is the meaning, in whole sentences.
 	doc string
 	// set reads a value as a file, a variable or a flag spells it: a string, a []any of
@@ -231,7 +234,8 @@ func texts(value any) ([]string, error) {
 	return kept, nil
 }
 
-func list[T any](key, allowed string, at func(*Config) *[]T, parse func(string) (T, error), show func(T) string) setting {
+// list is a setting of what parse accepts; what names it, examples are some of its items.
+func list[T any](key, what string, examples []string, at func(*Config) *[]T, parse func(string) (T, error), show func(T) string) setting {
 	parseAll := func(value any) ([]T, error) {
 		parts, err := texts(value)
 		if err != nil {
@@ -248,13 +252,23 @@ func list[T any](key, allowed string, at func(*Config) *[]T, parse func(string) 
 		return all, nil
 	}
 	showAll := func(all []T) string {
-		quoted := make([]string, len(all))
+		texts := make([]string, len(all))
 		for i, v := range all {
-			quoted[i] = strconv.Quote(show(v))
+			texts[i] = show(v)
 		}
-		return "[" + strings.Join(quoted, ", ") + "]"
+		return yamlList(texts)
 	}
-	return newSetting(key, allowed, at, parseAll, showAll)
+	s := newSetting(key, what+", such as "+yamlList(examples), at, parseAll, showAll)
+	s.allowedText = what + " with commas between them, such as " + strings.Join(examples, ",")
+	return s
+}
+
+func yamlList(texts []string) string {
+	quoted := make([]string, len(texts))
+	for i, t := range texts {
+		quoted[i] = strconv.Quote(t)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
 }
 
 func networks(key string, at func(*Config) *[]netip.Prefix) setting {
@@ -268,7 +282,7 @@ func networks(key string, at func(*Config) *[]netip.Prefix) setting {
 		}
 		return p.Masked(), nil
 	}
-	return list(key, `a list of addresses and networks, such as ["127.0.0.1", "10.0.0.0/8"]`, at, parse, netip.Prefix.String)
+	return list(key, "a list of addresses and networks", []string{"127.0.0.1", "10.0.0.0/8"}, at, parse, netip.Prefix.String)
 }
 
 func origins(key string, at func(*Config) *[]string) setting {
@@ -282,7 +296,7 @@ func origins(key string, at func(*Config) *[]string) setting {
 		}
 		return strings.ToLower(u.Scheme + "://" + u.Host), nil
 	}
-	return list(key, `a list of origins, such as ["https://panel.example.org"]; "null" may be among them`, at, parse,
+	return list(key, "a list of origins", []string{"https://panel.example.org", "null"}, at, parse,
 		func(s string) string { return s })
 }
 

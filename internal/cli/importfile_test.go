@@ -2,8 +2,11 @@ package cli
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+
+	"signalbox/client"
 )
 
 func TestImportFaults(t *testing.T) {
@@ -68,6 +71,30 @@ func TestImportLines(t *testing.T) {
 				t.Errorf("%d entries; twice: %s", len(f.lines[tt.kind]), got)
 			}
 		})
+	}
+}
+
+// TestRefusalsByReason: what is wrong with many rows is said once.
+func TestRefusalsByReason(t *testing.T) {
+	rows := []client.RowRefusal{{Line: 2, Device: "a", Reason: "x"}, {Line: 3, Reason: "y"}, {Line: 4, Device: "b", Reason: "x"}}
+	for line := range int64(50) {
+		rows = append(rows, client.RowRefusal{Line: 5 + line, Device: "a", Reason: "x"})
+	}
+	var out, notes strings.Builder
+	c := &command{Program: &Program{Stdout: &out, Stderr: &notes}}
+	err := c.printTelemetryReport("f", &client.TelemetryReport{Read: 60, Refused: 60, Refusals: rows})
+	if err == nil {
+		t.Error("there is no error")
+	}
+	var got []string
+	for line := range strings.Lines(out.String()) {
+		got = append(got, strings.Join(strings.Fields(line), " "))
+	}
+	if want := []string{"LINE ROWS DEVICE REFUSED BECAUSE", "2 4 5 … 52 a b x", "3 1 - y"}; !slices.Equal(got, want) {
+		t.Errorf("it prints %q, want %q", got, want)
+	}
+	if !strings.Contains(notes.String(), "and 7 more rows that were refused") {
+		t.Errorf("it says %s", &notes)
 	}
 }
 

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -166,8 +168,49 @@ func (c *command) importTelemetry(ctx context.Context, name string, in io.Reader
 	})
 }
 
-// shownRefusals is how many refused rows are listed for people.
-const shownRefusals = 100
+const (
+	// shownRefusals is how many reasons of refused rows are listed for people.
+	shownRefusals = 100
+	// shownLines is how many lines and devices are listed of one reason.
+	shownLines = 3
+)
+
+// refusal is why rows were refused, and which.
+type refusal struct {
+	reason         string
+	rows           int
+	lines, devices []string // the first ones, and behind them an ellipsis
+}
+
+// byReason puts rows that were refused for the same reason together, in the order of their first.
+func byReason(rows []client.RowRefusal) (list []*refusal) {
+	known := make(map[string]*refusal)
+	for _, row := range rows {
+		r := known[row.Reason]
+		if r == nil {
+			r = &refusal{reason: row.Reason}
+			known[row.Reason] = r
+			list = append(list, r)
+		}
+		r.rows++
+		r.lines = appendSome(r.lines, strconv.FormatInt(row.Line, 10))
+		if row.Device != "" {
+			r.devices = appendSome(r.devices, row.Device)
+		}
+	}
+	return list
+}
+
+// appendSome appends what is not there yet, or an ellipsis when that is enough.
+func appendSome(list []string, text string) []string {
+	switch {
+	case len(list) > shownLines || slices.Contains(list, text):
+		return list
+	case len(list) == shownLines:
+		return append(list, "…")
+	}
+	return append(list, text)
+}
 
 func (c *command) printTelemetryReport(name string, r *client.TelemetryReport) error {
 	summary := fmt.Sprintf("read %d, added %d, already there %d, refused %d", r.Read, r.Added, r.Already, r.Refused)
@@ -178,19 +221,21 @@ func (c *command) printTelemetryReport(name string, r *client.TelemetryReport) e
 	if c.flags.json {
 		return errors.Join(c.printJSON(r), failed)
 	}
-	t := newTable("LINE", "DEVICE", "REFUSED BECAUSE")
-	for i, row := range r.Refusals {
+	t := newTable("LINE", "ROWS", "DEVICE", "REFUSED BECAUSE")
+	more := r.Refused
+	for i, why := range byReason(r.Refusals) {
 		if i == shownRefusals {
 			break
 		}
-		t.add(nil, strconv.FormatInt(row.Line, 10), row.Device, row.Reason)
+		t.add(nil, strings.Join(why.lines, " "), strconv.Itoa(why.rows), strings.Join(why.devices, " "), why.reason)
+		more -= int64(why.rows)
 	}
 	if len(t.rows) > 0 {
 		if err := t.write(c.Stdout, c.paint()); err != nil {
 			return err
 		}
 	}
-	if more := r.Refused - int64(len(t.rows)); more > 0 {
+	if more > 0 {
 		c.notef("and %d more rows that were refused\n", more)
 	}
 	if len(r.Created) > 0 {

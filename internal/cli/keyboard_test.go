@@ -2,6 +2,7 @@ package cli
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,6 +72,53 @@ func TestPlace(t *testing.T) {
 	}
 	if got := s.step(); got != 100*time.Second {
 		t.Errorf("a step is %s", got)
+	}
+}
+
+// TestEndOfReplay: what is played ends with the last message, not with the range asked for.
+func TestEndOfReplay(t *testing.T) {
+	from := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	now := time.Now()
+	s := &stage{from: from, to: from.AddDate(1, 0, 0), end: from.Add(time.Hour), at: from.Add(30 * time.Minute), seen: now, status: client.Replay{State: "playing", Speed: 10}}
+	if got := s.text(now, 79); !strings.Contains(got, "  50 %") {
+		t.Errorf("in the middle the status is %q", got)
+	}
+	if got := s.within(from.Add(2 * time.Hour)); !got.Equal(s.end) {
+		t.Errorf("behind the end is %s", got)
+	}
+	if got := s.place(now.Add(time.Hour)); !got.Equal(s.end) {
+		t.Errorf("in the end it is at %s", got)
+	}
+	s.be(from.Add(2*time.Hour), now)
+	if got := s.text(now, 79); !strings.Contains(got, "  100 %") {
+		t.Errorf("behind what was taken for the end the status is %q", got)
+	}
+	s.end = time.Time{}
+	if got := s.text(now, 79); strings.Contains(got, "%  ") {
+		t.Errorf("when the end is not known the status is %q", got)
+	}
+}
+
+func TestStatusFits(t *testing.T) {
+	from := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	now := time.Now()
+	for _, state := range []string{"playing", "waiting", "paused", "away", "ended"} {
+		for _, speed := range []float64{0, 1, 0.001, 1000, 1e6} {
+			s := &stage{from: from, to: from.AddDate(1, 0, 0), end: from.Add(time.Hour), at: from.Add(time.Hour), seen: now, status: client.Replay{State: state, Speed: speed, Sent: 1 << 40}}
+			if got := s.text(now, 79); width(got) > 79 || !strings.Contains(got, "space: pause") || !strings.Contains(got, "q: end") {
+				t.Errorf("the status of %d columns is %q", width(got), got)
+			}
+			if got := s.text(now, 199); !strings.Contains(got, "1099511627776 messages   space: pause, ←→: ") {
+				t.Errorf("with much room the status is %q", got)
+			}
+		}
+	}
+	s := &stage{status: client.Replay{State: "paused"}, note: "not now", noted: now}
+	if got := s.text(now.Add(time.Second), 79); got != "not now" {
+		t.Errorf("with a fault the status is %q", got)
+	}
+	if got := s.text(now.Add(stageNote), 79); !strings.HasPrefix(got, "paused") {
+		t.Errorf("some time after a fault the status is %q", got)
 	}
 }
 

@@ -73,12 +73,12 @@ func (k *keyboard) enter() error {
 // close makes the terminal what it was. It may be called more than once.
 func (k *keyboard) close() error {
 	k.once.Do(func() {
+		signal.Stop(k.resumed)
+		close(k.closing)
+		k.ended.Wait()        // it changes the terminal, too
 		if foreground(k.fd) { // else whoever is there has it in a mode of their own
 			k.err = unix.IoctlSetTermios(k.fd, setTermios, &k.before)
 		}
-		signal.Stop(k.resumed)
-		close(k.closing)
-		k.ended.Wait()
 	})
 	return k.err
 }

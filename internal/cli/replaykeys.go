@@ -21,6 +21,8 @@ const (
 	// stageStep is by how much an arrow moves, at up to the speed at which it happened; at a
 	// higher one it is what is played in that time.
 	stageStep = 10 * time.Second
+	// stageNote is how long a fault is shown in place of the status.
+	stageNote = 5 * time.Second
 )
 
 // stage is what a replay on a terminal has besides its lines: keys and a status line. It has a
@@ -46,7 +48,9 @@ type stage struct {
 	seen   time.Time // when
 	stale  time.Time // what the hub says until a message came behind a seek
 	asked  time.Time
+	end    time.Time // the moment of the last message, as far as it is known; zero: it is not
 	note   string
+	noted  time.Time
 }
 
 // heard is what the stream of a replay has said.
@@ -71,7 +75,9 @@ func (c *command) newStage(ctx context.Context, r *reach, made *client.Replay, i
 	}
 	s := &stage{hub: r, keys: keys, line: c.newStatusLine(out), from: made.From, to: made.To, pace: made.Pace, shifted: made.Times == "shifted", status: *made}
 	ctx, s.cancel = context.WithCancel(ctx)
-	s.done.Go(func() { s.run(ctx, interrupt) })
+	end := make(chan time.Time, 1)
+	s.done.Go(func() { end <- r.replayEnd(ctx, made) })
+	s.done.Go(func() { s.run(ctx, end, interrupt) })
 	return s
 }
 
@@ -99,7 +105,7 @@ func (s *stage) close() error {
 	return s.err
 }
 
-func (s *stage) run(ctx context.Context, interrupt context.CancelFunc) {
+func (s *stage) run(ctx context.Context, end <-chan time.Time, interrupt context.CancelFunc) {
 	tick := time.NewTicker(stageTick)
 	defer tick.Stop()
 	keys := s.keys.keys
@@ -108,11 +114,15 @@ func (s *stage) run(ctx context.Context, interrupt context.CancelFunc) {
 			s.ask(ctx)
 		}
 		s.listen()
-		s.line.set(s.text(time.Now()))
+		s.line.set(s.text(time.Now(), s.line.room()))
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case last := <-end:
+			if s.end = last; !last.IsZero() && s.at.After(last) {
+				s.end = s.at
+			}
 		case k, ok := <-keys:
 			switch {
 			case !ok:
@@ -143,10 +153,7 @@ func (s *stage) event(e *client.ReplayEvent) {
 		}
 	case "telemetry":
 		s.heard.messages++
-		at := e.Time
-		if s.pace == "received" && e.Received.Before(s.to) {
-			at = e.Received
-		}
+		at := momentOf(s.pace, e.Time, e.Received, s.to)
 		if !s.shifted && at.After(s.heard.at) { // the clock does not go back
 			s.heard.at, s.heard.when = at, time.Now()
 		}
@@ -170,6 +177,9 @@ func (s *stage) be(at, when time.Time) {
 	s.at, s.seen, s.stale = at, when, time.Time{}
 	if s.from.IsZero() || at.Before(s.from) {
 		s.from = at
+	}
+	if !s.end.IsZero() && at.After(s.end) {
+		s.end = at
 	}
 }
 
@@ -215,7 +225,7 @@ func (s *stage) press(ctx context.Context, k key) {
 	status, err := s.hub.ChangeReplay(ctx, s.status.ID, change)
 	if err != nil {
 		if signalbox.CodeOf(err) != "replay_ended" && ctx.Err() == nil {
-			s.note = err.Error()
+			s.note, s.noted = err.Error(), time.Now()
 		}
 		return
 	}
@@ -243,10 +253,18 @@ func (s *stage) place(now time.Time) time.Time {
 		return s.at
 	}
 	ahead := float64(now.Sub(s.seen)) * s.status.Speed
-	if left := float64(s.to.Sub(s.at)); ahead > left {
+	if left := float64(s.last().Sub(s.at)); ahead > left {
 		ahead = max(left, 0)
 	}
 	return s.at.Add(time.Duration(ahead))
+}
+
+// last is the moment of the last message, or the end of the range where that is not known.
+func (s *stage) last() time.Time {
+	if s.end.IsZero() {
+		return s.to
+	}
+	return s.end
 }
 
 // within keeps a time in the range of the replay.
@@ -254,8 +272,8 @@ func (s *stage) within(t time.Time) time.Time {
 	if t.Before(s.from) {
 		return s.from
 	}
-	if t.After(s.to) {
-		return s.to
+	if last := s.last(); t.After(last) {
+		return last
 	}
 	return t
 }
@@ -263,7 +281,7 @@ func (s *stage) within(t time.Time) time.Time {
 // step is by how much an arrow moves. As fast as possible it is a hundredth of all.
 func (s *stage) step() time.Duration {
 	if s.status.Speed == 0 {
-		return max(s.to.Sub(s.from)/100, stageStep)
+		return max(s.last().Sub(s.from)/100, stageStep)
 	}
 	return max(time.Duration(float64(stageStep)*s.status.Speed), stageStep)
 }
@@ -299,18 +317,29 @@ func speedText(speed float64) string {
 	return fmt.Sprintf("%gx", speed)
 }
 
-// text is the status line.
-func (s *stage) text(now time.Time) string {
-	if s.note != "" {
+// text is the status line, as much of it as fits so many columns; 79 are enough for the keys.
+func (s *stage) text(now time.Time, columns int) string {
+	if s.note != "" && now.Sub(s.noted) < stageNote {
 		return clean(s.note)
 	}
 	where := "…"
 	if place := s.place(now); !place.IsZero() {
 		where = timeText(place)
-		if span := s.to.Sub(s.from); span > 0 {
+		if span := s.end.Sub(s.from); !s.end.IsZero() && span > 0 {
 			where += fmt.Sprintf("  %.0f %%", 100*place.Sub(s.from).Seconds()/span.Seconds())
 		}
 	}
-	return fmt.Sprintf("%s  %s  %s  %d messages   space: pause, ←→: %s, +-: speed, q: end",
-		s.status.State, where, speedText(s.status.Speed), s.status.Sent, s.step().Round(time.Second))
+	state := fmt.Sprintf("%s  %s  %s", s.status.State, where, speedText(s.status.Speed))
+	count := fmt.Sprintf("  %d messages", s.status.Sent)
+	const keys = "  space: pause ←→ +-: speed q: end"
+	for _, text := range []string{
+		fmt.Sprintf("%s%s   space: pause, ←→: %s, +-: speed, q: end", state, count, s.step().Round(time.Second)),
+		state + count + keys,
+		state + keys,
+	} {
+		if width(text) <= columns {
+			return text
+		}
+	}
+	return state + "  space ←→ +- q: end"
 }

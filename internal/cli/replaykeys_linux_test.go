@@ -182,6 +182,55 @@ func TestReplayKeys(t *testing.T) {
 	}
 }
 
+// TestReplayNarrow: on a terminal of 80 columns all keys are named, and the place is told by
+// what there is to play, though no end was given.
+func TestReplayNarrow(t *testing.T) {
+	s := newPast(t)
+	p := newPty(t)
+	if err := unix.IoctlSetWinsize(int(p.end.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: 80}); err != nil {
+		t.Fatal(err)
+	}
+	ended := p.play(t.Context(), s, "--pace", "time", "--speed", "1")
+	p.expect("", "n=<0>", "playing", "  0 %", "q: end")
+	p.expect(" ", "paused", "q: end")
+	p.expect("+++++++++", "paused", "1000x", "q: end")
+	p.expect("\x1b[C", "paused", "100 %", "q: end")
+	p.expect(" ", "n=<359>", "The replay has ended; messages:")
+	p.wantEnd(ended, ExitOK)
+}
+
+// TestKeyboardGoneOn: a process that goes on (fg) as it ends leaves the terminal as it was.
+func TestKeyboardGoneOn(t *testing.T) {
+	p := newPty(t)
+	for range 10 {
+		k, err := openKeyboard(int(p.end.Fd()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var signals sync.WaitGroup
+		stop := make(chan struct{})
+		signals.Go(func() {
+			for {
+				select {
+				case k.resumed <- unix.SIGCONT:
+				case <-stop:
+					return
+				}
+			}
+		})
+		p.expect("x") // it wakes the reader
+		if err := k.close(); err != nil {
+			t.Error(err)
+		}
+		after := p.mode()
+		close(stop)
+		signals.Wait()
+		if after != p.before {
+			t.Fatalf("the terminal was %+v and is %+v", p.before, after)
+		}
+	}
+}
+
 // TestReplayGivesTheTerminalBack on every way out.
 func TestReplayGivesTheTerminalBack(t *testing.T) {
 	s := newPast(t)

@@ -66,12 +66,17 @@ func (s *statusLine) draw() {
 	if s.text == "" || s.midLine {
 		return
 	}
+	_, _ = io.WriteString(s.w, "\r"+cutTo(s.text, s.room())+"\x1b[K") // a terminal that is gone shows nothing
+	s.drawn = true
+}
+
+// room is how many columns a text may take: in the last one some terminals would break the line.
+func (s *statusLine) room() int {
 	columns, _, err := term.GetSize(s.fd)
 	if err != nil || columns <= 0 {
 		columns = 80
 	}
-	_, _ = io.WriteString(s.w, "\r"+cutTo(s.text, columns-1)+"\x1b[K") // a terminal that is gone shows nothing
-	s.drawn = true
+	return columns - 1
 }
 
 func (s *statusLine) wipe() {

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"signalbox"
 )
 
 // maxTexts bounds how many translated statements a connector remembers. Statements are
@@ -40,10 +42,13 @@ type connector struct {
 
 // Connect implements driver.Connector.
 func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, errSilent)
 	defer cancel()
 	inner, err := c.Connector.Connect(ctx)
 	if err != nil {
+		if late := late(ctx, err); late != nil {
+			return nil, late
+		}
 		return nil, c.unreachable(err)
 	}
 	full, ok := inner.(driverConn)
@@ -75,10 +80,29 @@ func (c *connector) text(query string) string {
 	return text
 }
 
+// errSilent is the cause of the end of this package's own deadlines, by which a server that is
+// silent is known; any other deadline is the caller's.
+var errSilent = errors.New("the database server is silent")
+
+// late explains an error that there is because the caller's deadline ended, nil for others. Its
+// kind is that of a server that is away: another attempt may work.
+func late(ctx context.Context, err error) error {
+	if _, told := errors.AsType[*signalbox.Error](err); told || !timedOut(err) {
+		return nil
+	}
+	if !errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(context.Cause(ctx), errSilent) {
+		return nil
+	}
+	return signalbox.Wrap(signalbox.KindUnavailable, "store_unavailable", errors.Join(ctx.Err(), err), "the time that was given for asking the database ended before its answer")
+}
+
 // fault explains an error, but for those by which database/sql knows what to do next.
-func (c *connector) fault(err error) error {
+func (c *connector) fault(ctx context.Context, err error) error {
 	if err == nil || errors.Is(err, driver.ErrBadConn) || errors.Is(err, driver.ErrSkip) {
 		return err
+	}
+	if late := late(ctx, err); late != nil {
+		return late
 	}
 	return c.explain(err)
 }
@@ -104,7 +128,7 @@ type conn struct {
 func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, error) {
 	inner, err := c.driverConn.PrepareContext(ctx, c.c.text(query))
 	if err != nil {
-		return nil, c.c.fault(err)
+		return nil, c.c.fault(ctx, err)
 	}
 	full, ok := inner.(driverStmt)
 	if !ok {
@@ -116,16 +140,16 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 // ExecContext implements driver.ExecerContext.
 func (c *conn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
 	res, err := c.driverConn.ExecContext(ctx, c.c.text(query), args)
-	return res, c.c.fault(err)
+	return res, c.c.fault(ctx, err)
 }
 
 // QueryContext implements driver.QueryerContext.
 func (c *conn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
 	res, err := c.driverConn.QueryContext(ctx, c.c.text(query), args)
 	if err != nil {
-		return nil, c.c.fault(err)
+		return nil, c.c.fault(ctx, err)
 	}
-	return &rows{res, c.c}, nil
+	return &rows{res, func(err error) error { return c.c.fault(ctx, err) }}, nil
 }
 
 // CheckNamedValue implements driver.NamedValueChecker: all databases get the values that
@@ -170,21 +194,21 @@ type stmt struct {
 // ExecContext implements driver.StmtExecContext.
 func (s *stmt) ExecContext(ctx context.Context, args []driver.NamedValue) (driver.Result, error) {
 	res, err := s.driverStmt.ExecContext(ctx, args)
-	return res, s.c.fault(err)
+	return res, s.c.fault(ctx, err)
 }
 
 // QueryContext implements driver.StmtQueryContext.
 func (s *stmt) QueryContext(ctx context.Context, args []driver.NamedValue) (driver.Rows, error) {
 	res, err := s.driverStmt.QueryContext(ctx, args)
 	if err != nil {
-		return nil, s.c.fault(err)
+		return nil, s.c.fault(ctx, err)
 	}
-	return &rows{res, s.c}, nil
+	return &rows{res, func(err error) error { return s.c.fault(ctx, err) }}, nil
 }
 
 type rows struct {
 	driver.Rows
-	c *connector
+	fault func(error) error
 }
 
 // Next implements driver.Rows.
@@ -193,7 +217,7 @@ func (r *rows) Next(dest []driver.Value) error {
 	if err == io.EOF { //nolint:errorlint // this very value ends the rows
 		return err
 	}
-	return r.c.fault(err)
+	return r.fault(err)
 }
 
 // ColumnTypeScanType implements driver.RowsColumnTypeScanType.

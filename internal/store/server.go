@@ -227,7 +227,7 @@ func (e *server) connect(ctx context.Context) error {
 	if e.s.write != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*e.s.cfg.ConnectTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*e.s.cfg.ConnectTimeout, errSilent)
 	defer cancel()
 	c, err := e.session(ctx)
 	if err != nil {
@@ -355,7 +355,11 @@ func (e *server) rollback(ctx context.Context) {
 // statement: a driver breaks the connection when a context ends, and with it goes the lock.
 // A statement of the writer is short, and the silence that it may take is bounded.
 func (e *server) statement(ctx context.Context) (context.Context, error) {
-	return context.WithoutCancel(ctx), ctx.Err()
+	err := ctx.Err()
+	if late := late(ctx, err); late != nil {
+		err = late
+	}
+	return context.WithoutCancel(ctx), err
 }
 
 // simple runs one statement without values on the writer's connection and gives the number
@@ -374,7 +378,7 @@ func (e *server) simpleOn(ctx context.Context, c *sql.Conn, query string) (rows 
 			return errors.New("the connection is of another driver")
 		}
 		rows, err = c.c.simple(ctx, c.driverConn, query)
-		return c.c.fault(err)
+		return c.c.fault(ctx, err)
 	})
 	return rows, err
 }
@@ -408,7 +412,7 @@ func (e *server) run(ctx context.Context) {
 }
 
 func (e *server) watch(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, e.s.cfg.ConnectTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, e.s.cfg.ConnectTimeout, errSilent)
 	defer cancel()
 	if e.s.write != nil && e.s.write.PingContext(ctx) != nil {
 		e.drop()
@@ -459,9 +463,14 @@ func (e *server) isAway(err error) bool {
 	return isEOF(err)
 }
 
+func timedOut(err error) bool {
+	n, ok := errors.AsType[net.Error](err)
+	return ok && n.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded)
+}
+
 // reason says in two words why a server cannot be reached.
 func reason(err error) string {
-	if n, ok := errors.AsType[net.Error](err); ok && n.Timeout() || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+	if timedOut(err) {
 		return "no answer in time"
 	}
 	if e, ok := errors.AsType[syscall.Errno](err); ok {

@@ -98,13 +98,13 @@ func (d *Side) Update(ctx context.Context, fn func(tx SideTx) error) error {
 	}
 	tx, err := d.db.BeginTx(ctx, &sql.TxOptions{Isolation: d.isolation})
 	if err != nil {
-		return d.s.explain(err)
+		return d.s.explainIn(ctx, err)
 	}
 	defer tx.Rollback() // after a commit it does nothing
 	if err := fn(sideTx{d.s, tx}); err != nil {
-		return d.s.explain(err)
+		return d.s.explainIn(ctx, err)
 	}
-	return d.s.explain(tx.Commit())
+	return d.s.explainIn(ctx, tx.Commit())
 }
 
 // Define runs a statement that makes or changes a table, by itself, in the database's own SQL.
@@ -117,7 +117,7 @@ func (d *Side) Define(ctx context.Context, query string) error {
 		})
 	}
 	_, err := d.db.ExecContext(ctx, query)
-	return d.s.explain(err)
+	return d.s.explainIn(ctx, err)
 }
 
 // sideTx is a transaction with a server.
@@ -129,10 +129,10 @@ type sideTx struct {
 // Exec implements SideTx.
 func (t sideTx) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
 	res, err := t.tx.ExecContext(ctx, query, args...)
-	return res, t.s.explain(err)
+	return res, t.s.explainIn(ctx, err)
 }
 
 // QueryRow implements SideTx.
 func (t sideTx) QueryRow(ctx context.Context, query string, args []any, dest ...any) error {
-	return t.s.explain(t.tx.QueryRowContext(ctx, query, args...).Scan(dest...))
+	return t.s.explainIn(ctx, t.tx.QueryRowContext(ctx, query, args...).Scan(dest...))
 }

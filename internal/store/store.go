@@ -253,7 +253,7 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		err = ctx.Err()
 	}
 	if err != nil {
-		return s.explain(err)
+		return s.explainIn(ctx, err)
 	}
 	open = false
 	err = s.engine.commit(calm)
@@ -323,6 +323,16 @@ func (s *Store) explain(err error) error {
 		return err
 	}
 	return s.engine.explain(err)
+}
+
+// explainIn is explain for what was done in a caller's context.
+func (s *Store) explainIn(ctx context.Context, err error) error {
+	if _, ok := s.engine.(*server); ok {
+		if late := late(ctx, err); late != nil {
+			return late
+		}
+	}
+	return s.explain(err)
 }
 
 // duplicate is the error of a row whose key is there already.
