@@ -14,6 +14,9 @@ type RetentionAmount struct {
 	Chunks   int64 `json:"chunks"`
 	Messages int64 `json:"messages"`
 	Bytes    int64 `json:"bytes"`
+	// PlainRows of the plain table were deleted one by one, PlainDays as a whole.
+	PlainRows int64 `json:"plain_rows,omitempty"`
+	PlainDays int64 `json:"plain_days,omitempty"`
 }
 
 // RetentionRule is a rule of how much history is kept, of a hub's history.keep.
@@ -33,7 +36,7 @@ type RetentionRule struct {
 // RetentionPart is what a run dropped by one rule of devices of one type.
 type RetentionPart struct {
 	// Of is telemetry; events (presence, commands and alerts), removed (of devices that were
-	// removed), or others, where there would be too many parts.
+	// removed), plain (of the plain table), or others, where there would be too many parts.
 	Of   string `json:"of"`
 	Rule string `json:"rule,omitempty"`
 	Type string `json:"type,omitempty"`
@@ -74,7 +77,8 @@ type Retention struct {
 	NextAt  time.Time     `json:"next_at,omitzero"`
 	Running *RetentionRun `json:"running,omitempty"`
 	// Last is the last run that has ended, nil when there was none since the hub was started;
-	// Runs are the latest that dropped something, failed or were asked for, newest first.
+	// Runs are the latest that dropped something or failed, and the newest that was asked for and
+	// did nothing; newest first.
 	Last   *RetentionRun   `json:"last,omitempty"`
 	Runs   []RetentionRun  `json:"runs"`
 	Totals RetentionTotals `json:"totals"`

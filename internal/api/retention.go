@@ -33,6 +33,7 @@ const (
 	RetentionTelemetry = "telemetry"
 	RetentionEvents    = "events"
 	RetentionRemoved   = "removed"
+	RetentionPlain     = "plain"
 	RetentionOthers    = "others"
 )
 
@@ -41,6 +42,9 @@ type RetentionAmount struct {
 	Chunks   int64 `json:"chunks"`
 	Messages int64 `json:"messages" doc:"Messages, and of events their number."`
 	Bytes    int64 `json:"bytes" doc:"What the chunks took in the database."`
+	// PlainRows and PlainDays are of the plain table.
+	PlainRows int64 `json:"plain_rows,omitempty" doc:"Rows of the plain table that were deleted one by one."`
+	PlainDays int64 `json:"plain_days,omitempty" doc:"Days of the plain table that were dropped as a whole, with all their rows."`
 }
 
 // RetentionRule is a rule in force.
@@ -55,7 +59,7 @@ type RetentionRule struct {
 
 // RetentionPart is what a run dropped by one rule of devices of one type.
 type RetentionPart struct {
-	Of   string `json:"of" enum:"telemetry,events,removed,others" doc:"events: presence, commands and alerts of all devices; removed: of devices that were removed; others: of what would be more than 100 parts."`
+	Of   string `json:"of" enum:"telemetry,events,removed,plain,others" doc:"events: presence, commands and alerts of all devices; removed: of devices that were removed; plain: of the plain table, by all rules; others: of what would be more than 100 parts."`
 	Rule string `json:"rule,omitempty"`
 	Type string `json:"type,omitempty" doc:"Of the devices."`
 	RetentionAmount
@@ -90,7 +94,7 @@ type RetentionState struct {
 	NextAt      Time            `json:"next_at,omitzero" doc:"When the next run begins; absent while one is under way."`
 	Running     *RetentionRun   `json:"running,omitempty"`
 	Last        *RetentionRun   `json:"last,omitempty" doc:"The last run that has ended, whether it dropped something or not; absent when there was none since the hub was started."`
-	Runs        []RetentionRun  `json:"runs" nullable:"false" doc:"The last 50, since the hub was started, that dropped something, failed or were asked for; newest first."`
+	Runs        []RetentionRun  `json:"runs" nullable:"false" doc:"The last 50, since the hub was started, that dropped something or failed, and the newest that was asked for and did nothing; newest first."`
 	Totals      RetentionTotals `json:"totals" doc:"They survive restarts; a run that was cut short by a kill is not in them."`
 }
 

@@ -2,10 +2,10 @@ package app
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"signalbox"
-	"signalbox/internal/history"
 	"signalbox/internal/history/plain"
 	"signalbox/internal/store"
 )
@@ -22,10 +22,20 @@ func (a *App) openPlain() (err error) {
 		return nil
 	}
 	a.plain, err = plain.Open(plain.Config{
-		Known: func(id signalbox.DeviceID) bool { return a.devices.Get(id) != nil }, Logger: a.logger,
+		Known: func(id signalbox.DeviceID) bool { return a.devices.Get(id) != nil }, Devices: a.deviceIDs, Logger: a.logger,
 	}, a.store, a.log)
 	a.retention.plain = a.plain
 	return err
+}
+
+// deviceIDs gives those of all devices.
+func (a *App) deviceIDs() []signalbox.DeviceID {
+	all := a.devices.All()
+	ids := make([]signalbox.DeviceID, len(all))
+	for i, d := range all {
+		ids[i] = d.ID
+	}
+	return ids
 }
 
 // runPlain keeps the plain table up to date.
@@ -65,41 +75,32 @@ func (a *App) plainMetrics() []metric {
 }
 
 // retainPlain takes out of the plain table what is not kept in history.
-func (r *retainer) retainPlain(ctx context.Context, now time.Time) error {
+func (r *retainer) retainPlain(ctx context.Context, now time.Time) (sum plain.Dropped, err error) {
 	if r.plain == nil {
-		return nil
+		return sum, nil
 	}
-	began := time.Now()
-	var failed error
-	sum, err := r.plain.Retain(ctx, func(id signalbox.DeviceID) time.Time {
+	// Sizes are those of chunks: what is older than the oldest of them was dropped.
+	var oldest map[signalbox.DeviceID]time.Time
+	if slices.ContainsFunc(r.rules, func(k Keep) bool { return k.Bytes > 0 }) {
+		oldest, err = r.log.Oldest(ctx, func(id signalbox.DeviceID) bool {
+			k, _ := r.ruleOf(id)
+			return k.Bytes > 0
+		})
+		if err != nil {
+			return sum, err
+		}
+	}
+	return r.plain.Retain(ctx, func(id signalbox.DeviceID) (before time.Time) {
 		k, removed := r.ruleOf(id)
 		if removed {
 			return now
 		}
-		var before time.Time
 		if k.Age > 0 {
 			before = now.Add(-k.Age)
 		}
-		if k.Bytes > 0 && failed == nil {
-			// Sizes are those of chunks: what is older than the oldest of them was dropped.
-			var oldest []signalbox.Telemetry
-			if oldest, failed = r.log.Page(ctx, history.Query{Device: id, Order: history.OldestFirst, Limit: 1}); len(oldest) > 0 && oldest[0].Time.After(before) {
-				before = oldest[0].Time
-			}
+		if first, ok := oldest[id]; ok && k.Bytes > 0 && first.After(before) {
+			before = first
 		}
 		return before
 	})
-	if err == nil {
-		err = failed
-	}
-	if sum == (plain.Dropped{}) {
-		return err
-	}
-	freed, reclaimErr := r.store.Reclaim(ctx)
-	r.reclaimed.Add(freed)
-	r.logger.Info("rows of the plain table were dropped as history.keep says", "days", sum.Days, "rows", sum.Rows, "given_back", freed, "took", time.Since(began).Round(time.Millisecond))
-	if err == nil {
-		err = reclaimErr
-	}
-	return err
 }

@@ -117,7 +117,8 @@ func TestPlainMode(t *testing.T) {
 		}
 	}
 	waitPlain(t, a)
-	if run := waitRun(t, a.retention, "anna"); run.State != api.RetentionDone {
+	run := waitRun(t, a.retention, "anna")
+	if run.State != api.RetentionDone || run.ReclaimedBytes != a.retention.reclaimed.Load() {
 		t.Errorf("the run is %+v\n%s", run, log)
 	}
 	got := plainRows(t, a)
@@ -125,10 +126,14 @@ func TestPlainMode(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	left := int64(got["d0"] + got["d1"] + got["d2"])
+	if at := len(run.Dropped) - 1; run.PlainRows != 12003-left || run.Dropped[at].Of != api.RetentionPlain || run.Dropped[at].PlainRows != run.PlainRows || a.retention.State().Totals.PlainRows != run.PlainRows {
+		t.Errorf("%d rows are left, and the account says %+v", left, run)
+	}
 	if got["d0"] != 4001 || got["d1"] != len(page) || got["d1"] == 4001 || got["d2"] != 1 {
 		t.Errorf("after retention the table has %v, and history %d of d1", got, len(page))
 	}
-	if !strings.Contains(log.String(), "rows of the plain table were dropped") {
+	if !strings.Contains(log.String(), "history was dropped as history.keep says") {
 		t.Errorf("nobody tells of what was dropped: %s", log)
 	}
 	closeApp(t, a)

@@ -162,13 +162,17 @@ func (r *retainer) retain(ctx context.Context, run *retaining, now time.Time) er
 			sum = history.Dropped{Chunks: sum.Chunks + more.Chunks, Messages: sum.Messages + more.Messages, Bytes: sum.Bytes + more.Bytes}
 		}
 	}
+	var rows plain.Dropped
 	if err == nil {
-		err = r.retainPlain(ctx, now)
+		rows, err = r.retainPlain(ctx, now)
+	}
+	if rows != (plain.Dropped{}) {
+		r.add(run, part{of: api.RetentionPlain}, api.RetentionAmount{PlainRows: rows.Rows, PlainDays: rows.Days})
 	}
 	r.runs.Add(1)
 	r.messages.Add(sum.Messages)
 	r.bytes.Add(sum.Bytes)
-	if sum.Chunks == 0 {
+	if sum.Chunks == 0 && rows == (plain.Dropped{}) {
 		return err
 	}
 	freed, reclaimErr := r.store.Reclaim(ctx)
@@ -177,7 +181,7 @@ func (r *retainer) retain(ctx context.Context, run *retaining, now time.Time) er
 	run.account.ReclaimedBytes = freed
 	r.mu.Unlock()
 	r.logger.Info("history was dropped as history.keep says", "messages", sum.Messages, "chunks", sum.Chunks, "bytes", sum.Bytes,
-		"given_back", freed, "took", time.Since(began).Round(time.Millisecond))
+		"plain_rows", rows.Rows, "plain_days", rows.Days, "given_back", freed, "took", time.Since(began).Round(time.Millisecond))
 	return errors.Join(err, reclaimErr)
 }
 
@@ -209,6 +213,11 @@ func (r *retainer) note(run *retaining, id signalbox.DeviceID, d history.Dropped
 			p.kind = device.Type()
 		}
 	}
+	r.add(run, p, api.RetentionAmount{Chunks: d.Chunks, Messages: d.Messages, Bytes: d.Bytes})
+}
+
+// add adds to a part of a run's account.
+func (r *retainer) add(run *retaining, p part, d api.RetentionAmount) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := &run.account
@@ -226,12 +235,13 @@ func (r *retainer) note(run *retaining, id signalbox.DeviceID, d history.Dropped
 		}
 		a.Dropped = append(a.Dropped, one)
 	}
-	addDropped(&a.Dropped[at].RetentionAmount, d)
-	addDropped(&a.RetentionAmount, d)
+	addAmount(&a.Dropped[at].RetentionAmount, d)
+	addAmount(&a.RetentionAmount, d)
 }
 
-func addDropped(to *api.RetentionAmount, d history.Dropped) {
+func addAmount(to *api.RetentionAmount, d api.RetentionAmount) {
 	to.Chunks, to.Messages, to.Bytes = to.Chunks+d.Chunks, to.Messages+d.Messages, to.Bytes+d.Bytes
+	to.PlainRows, to.PlainDays = to.PlainRows+d.PlainRows, to.PlainDays+d.PlainDays
 }
 
 // end stores the totals, also when ctx has ended, and closes a run's account.
@@ -254,7 +264,7 @@ func (r *retainer) sum(run *retaining) api.RetentionTotals {
 	if t.Runs++; t.Since.IsZero() {
 		t.Since = a.StartedAt
 	}
-	addDropped(&t.RetentionAmount, history.Dropped{Chunks: a.Chunks, Messages: a.Messages, Bytes: a.Bytes})
+	addAmount(&t.RetentionAmount, a.RetentionAmount)
 	t.ReclaimedBytes += a.ReclaimedBytes
 	return t
 }
@@ -278,13 +288,24 @@ func (r *retainer) close(run *retaining, err error) {
 	r.totals = totals
 	account := copied(a)
 	r.last, r.running = &account, nil
-	if a.Chunks > 0 || a.Error != "" || a.AskedBy != "" {
-		if len(r.recent) == maxRuns {
-			r.recent = slices.Delete(r.recent, 0, 1)
-		}
-		r.recent = append(r.recent, account)
-	}
+	r.remember(account)
 	close(run.ended)
+}
+
+// remember keeps the accounts of runs that dropped something or failed, and that of the newest
+// which was asked for and did nothing; the retainer is locked.
+func (r *retainer) remember(a api.RetentionRun) {
+	idle := func(a api.RetentionRun) bool { return a.RetentionAmount == (api.RetentionAmount{}) && a.Error == "" }
+	if idle(a) {
+		if a.AskedBy == "" {
+			return
+		}
+		r.recent = slices.DeleteFunc(r.recent, idle)
+	}
+	if len(r.recent) == maxRuns {
+		r.recent = slices.Delete(r.recent, 0, 1)
+	}
+	r.recent = append(r.recent, a)
 }
 
 // stop ends the run that was asked for and will not begin any more.

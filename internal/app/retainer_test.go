@@ -140,6 +140,40 @@ func TestRetentionIsBounded(t *testing.T) {
 	}
 }
 
+// TestRetentionRemembers: runs that did nothing push no others out of the list.
+func TestRetentionRemembers(t *testing.T) {
+	a := open(t, testConfig(t.TempDir()), &written{})
+	defer closeApp(t, a)
+	r := &retainer{devices: a.devices, store: a.store, logger: a.logger, asked: make(chan struct{}, 1)}
+	once := func(by string, d api.RetentionAmount, failed error) {
+		t.Helper()
+		if by != "" {
+			r.Start(by)
+		}
+		run := r.begin()
+		if d != (api.RetentionAmount{}) {
+			r.add(run, part{of: api.RetentionPlain}, d)
+		}
+		if err := r.end(t.Context(), run, failed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	once("", api.RetentionAmount{PlainRows: 3}, nil)
+	once("", api.RetentionAmount{PlainDays: 2}, nil)
+	once("", api.RetentionAmount{}, context.Canceled)
+	for range 2 * maxRuns {
+		once("anna", api.RetentionAmount{}, nil)
+		once("", api.RetentionAmount{}, nil)
+	}
+	s := r.State()
+	if len(s.Runs) != 4 || s.Runs[0].AskedBy != "anna" || s.Runs[0].ID != s.Last.ID-1 || s.Runs[1].Error == "" || s.Runs[2].PlainDays != 2 || s.Runs[3].PlainRows != 3 {
+		t.Errorf("remembered are %+v", s.Runs)
+	}
+	if s.Totals.PlainRows != 3 || s.Totals.PlainDays != 2 {
+		t.Errorf("the totals are %+v", s.Totals)
+	}
+}
+
 // TestRetentionStops: who waits for a run of a hub that stops hears that there is none.
 func TestRetentionStops(t *testing.T) {
 	a := open(t, testConfig(t.TempDir()), &written{})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -61,6 +62,8 @@ func (c *command) showRetention(ctx context.Context, r *reach) error {
 		next = fmt.Sprintf("; the next run is at %s", timeText(state.NextAt))
 	}
 	switch last := state.Last; {
+	case !r.alive:
+		err = c.printf("\nNo hub runs at present: the rules are applied when one does, or now with --run.\n")
 	case state.Running != nil:
 		err = c.printf("\nA run is under way since %s: %s.\n", timeText(state.Running.StartedAt), amountText(&state.Running.RetentionAmount, state.Running.ReclaimedBytes))
 	case last == nil:
@@ -116,7 +119,7 @@ func (c *command) printRuns(runs []client.RetentionRun) error {
 			begun, took, by = " ", " ", " "
 		}
 		for _, p := range run.Dropped {
-			t.add(nil, begun, took, by, p.Rule, partText(&p), strconv.FormatInt(p.Messages, 10), strconv.FormatInt(p.Chunks, 10), sizeText(p.Bytes))
+			t.add(nil, append([]string{begun, took, by}, partCells(&p)...)...)
 			begun, took, by = " ", " ", " "
 		}
 	}
@@ -144,7 +147,7 @@ func (c *command) runRetention(ctx context.Context, r *reach) error {
 	if len(run.Dropped) > 0 {
 		t := newTable("RULE", "OF", "MESSAGES", "CHUNKS", "SIZE")
 		for _, p := range run.Dropped {
-			t.add(nil, p.Rule, partText(&p), strconv.FormatInt(p.Messages, 10), strconv.FormatInt(p.Chunks, 10), sizeText(p.Bytes))
+			t.add(nil, partCells(&p)...)
 		}
 		if err := t.write(c.Stdout, c.paint()); err != nil {
 			return err
@@ -162,10 +165,17 @@ func tookText(run *client.RetentionRun) string {
 
 // amountText says how much was dropped, and how much room was given back to the system.
 func amountText(a *client.RetentionAmount, reclaimed int64) string {
-	if a.Chunks == 0 {
+	var texts []string
+	if a.Chunks > 0 {
+		texts = append(texts, fmt.Sprintf("%d messages in %d chunks dropped (%s)", a.Messages, a.Chunks, sizeText(a.Bytes)))
+	}
+	if plain := plainText(a); plain != "" {
+		texts = append(texts, plain+" of the plain table dropped")
+	}
+	if texts == nil {
 		return "nothing was dropped"
 	}
-	text := fmt.Sprintf("%d messages in %d chunks dropped (%s)", a.Messages, a.Chunks, sizeText(a.Bytes))
+	text := strings.Join(texts, ", ")
 	if reclaimed > 0 {
 		text += fmt.Sprintf(", %s given back to the system", sizeText(reclaimed))
 	}
@@ -180,6 +190,26 @@ func faultText(run *client.RetentionRun) string {
 	return "failed: " + run.Error
 }
 
+// plainText says how much of the plain table was dropped, "" when nothing was.
+func plainText(a *client.RetentionAmount) string {
+	var texts []string
+	if a.PlainDays > 0 {
+		texts = append(texts, fmt.Sprintf("%d days", a.PlainDays))
+	}
+	if a.PlainRows > 0 {
+		texts = append(texts, fmt.Sprintf("%d rows", a.PlainRows))
+	}
+	return strings.Join(texts, " and ")
+}
+
+// partCells is a part of an account in a table: rule, of, messages, chunks, size.
+func partCells(p *client.RetentionPart) []string {
+	if p.Of == "plain" {
+		return []string{p.Rule, partText(p), "", "", ""}
+	}
+	return []string{p.Rule, partText(p), strconv.FormatInt(p.Messages, 10), strconv.FormatInt(p.Chunks, 10), sizeText(p.Bytes)}
+}
+
 // partText says what a part of an account is of.
 func partText(p *client.RetentionPart) string {
 	switch p.Of {
@@ -187,6 +217,8 @@ func partText(p *client.RetentionPart) string {
 		return "presence, commands, alerts"
 	case "removed":
 		return "removed devices"
+	case "plain":
+		return "plain table: " + plainText(&p.RetentionAmount)
 	case "others":
 		return "others"
 	default:

@@ -23,7 +23,7 @@ func TestRetention(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.run("import", name, "--create", "--type", "box").want(t, ExitOK)
-	s.run("history", "retention").want(t, ExitOK, "no rules", "no run since")
+	s.run("history", "retention").want(t, ExitOK, "no rules", "No hub runs")
 	s.run("history", "retention", "--run").want(t, ExitOK, "nothing was dropped")
 
 	config := filepath.Join(s.dir, "signalbox.yaml")
@@ -64,4 +64,25 @@ func TestRetentionShown(t *testing.T) {
 	s.serve()
 	s.run("history", "retention", "--run").want(t, ExitOK, "nothing was dropped")
 	s.run("history", "retention").want(t, ExitOK, "The last run was", "the next run is at", "ASKED BY", "local", "nothing to drop")
+}
+
+// TestAmountText: what went of the plain table is told of, with chunks and without.
+func TestAmountText(t *testing.T) {
+	for _, tt := range []struct {
+		amount    client.RetentionAmount
+		reclaimed int64
+		want      string
+	}{
+		{client.RetentionAmount{}, 0, "nothing was dropped"},
+		{client.RetentionAmount{PlainRows: 14955}, 1 << 20, "14955 rows of the plain table dropped, 1.0 MiB given back to the system"},
+		{client.RetentionAmount{Chunks: 1, Messages: 9, Bytes: 100, PlainDays: 2, PlainRows: 3}, 0, "9 messages in 1 chunks dropped (0.1 KiB), 2 days and 3 rows of the plain table dropped"},
+	} {
+		if got := amountText(&tt.amount, tt.reclaimed); got != tt.want {
+			t.Errorf("%+v is told as %q, want %q", tt.amount, got, tt.want)
+		}
+	}
+	cells := partCells(&client.RetentionPart{Of: "plain", RetentionAmount: client.RetentionAmount{PlainDays: 2}})
+	if got := strings.Join(cells, "|"); got != "|plain table: 2 days|||" {
+		t.Errorf("the part is told as %q", got)
+	}
 }

@@ -99,7 +99,7 @@ type Log struct {
 	dec *zstd.Decoder
 
 	// statements of the pool for reading; they end with the store
-	end, mainDown, mainUp, late, rankFirst, rankLast, rankDown, rankNext, byPosition, byTime, byDeviceTime, body, bodies, newest, heads, sizes *sql.Stmt
+	end, mainDown, mainUp, late, rankFirst, rankLast, rankDown, rankNext, byPosition, byTime, byDeviceTime, body, bodies, newest, heads, sizes, oldest *sql.Stmt
 
 	mu      sync.Mutex
 	rows    []*batch // the last one is being filled
@@ -223,6 +223,7 @@ func (l *Log) load(ctx context.Context) error {
 		{&l.late, whole + `late = 1 AND t0 <= ? AND t1 >= ? AND id > ? ORDER BY id LIMIT ?`},
 		{&l.newest, whole + `late = 0 ORDER BY t0 DESC, p0 DESC LIMIT ?`},
 		{&l.heads, `SELECT id, device, t1 FROM chunk`},
+		{&l.oldest, `SELECT device, MIN(t0) FROM chunk GROUP BY device`},
 		{&l.sizes, `SELECT id, LENGTH(body) FROM chunk WHERE device = ? ORDER BY t1 DESC, id DESC`},
 		{&l.byPosition, `SELECT id, device, p0, p1, p0 FROM chunk WHERE p0 >= ? AND p0 <= ? AND p1 >= ?`},
 		{&l.byTime, `SELECT id, device, t0, t1, p0 FROM chunk WHERE t0 <= ? AND t1 >= ? AND device > 0`},

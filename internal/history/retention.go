@@ -3,6 +3,7 @@ package history
 import (
 	"context"
 	"fmt"
+	"math"
 	"time"
 
 	"signalbox"
@@ -87,6 +88,51 @@ func (l *Log) DropOver(ctx context.Context, device signalbox.DeviceID, limit int
 		return sum, fmt.Errorf("read history: %w", err)
 	}
 	return l.dropChunks(ctx, old, each)
+}
+
+// Oldest gives the history time of the oldest message of each wanted device that has one: by
+// the heads of its chunks, also of those that are broken, and by what is in memory.
+func (l *Log) Oldest(ctx context.Context, wanted func(signalbox.DeviceID) bool) (map[signalbox.DeviceID]time.Time, error) {
+	if l.gone.Load() {
+		return nil, l.away(nil)
+	}
+	if err := l.sealed.wait(ctx, l.Committed()); err != nil {
+		return nil, err
+	}
+	oldest := map[signalbox.DeviceID]time.Time{}
+	add := func(device signalbox.DeviceID, micros int64) {
+		at := time.UnixMicro(micros).UTC()
+		if was, ok := oldest[device]; !ok || at.Before(was) {
+			oldest[device] = at
+		}
+	}
+	// Memory first: what goes from there to the database meanwhile is found there as well.
+	l.seal.tails.each(nil, func(device signalbox.DeviceID, m memory) {
+		if !wanted(device) {
+			return
+		}
+		for _, s := range m.spans(device, math.MinInt64, math.MaxInt64) {
+			add(device, s.k0)
+		}
+	})
+	rows, err := l.oldest.QueryContext(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read history: %w", err)
+	}
+	defer func() { _ = rows.Close() }() // rows.Err tells of faults
+	for rows.Next() {
+		var device, t0 int64
+		if err := rows.Scan(&device, &t0); err != nil {
+			return nil, fmt.Errorf("read history: %w", err)
+		}
+		if d := signalbox.DeviceID(device); d != eventDevice && wanted(d) {
+			add(d, t0)
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read history: %w", err)
+	}
+	return oldest, nil
 }
 
 // needed says whether a chunk that ends at position p1 is what tells a start up to where the

@@ -1,11 +1,13 @@
 package history_test
 
 import (
+	"log/slog"
 	"testing"
 	"time"
 
 	"signalbox"
 	"signalbox/internal/history"
+	"signalbox/internal/store"
 )
 
 // TestDroppedButInTheLog drops chunks whose messages the log still has: no question sees them,
@@ -75,4 +77,37 @@ func TestDroppedButInTheLog(t *testing.T) {
 		fill(b, 2)
 		drop(b)
 	}
+}
+
+// TestOldest: where a device's history begins is told by broken chunks as well, and by what is in memory.
+func TestOldest(t *testing.T) {
+	b := start(t, t.TempDir(), smallTails(slog.New(slog.DiscardHandler)))
+	numbered(t, b, 2, 3000)
+	want := func(what string, device signalbox.DeviceID, wanted time.Time) {
+		t.Helper()
+		got, err := b.log.Oldest(t.Context(), func(d signalbox.DeviceID) bool { return d != 2 })
+		if err != nil || !got[device].Equal(wanted) || !got[2].IsZero() {
+			t.Errorf("%s: device %d begins at %v, %v; want %v", what, device, got[device], err, wanted)
+		}
+	}
+	page, err := b.log.Page(t.Context(), history.Query{Device: 1, Order: history.OldestFirst, Limit: 1})
+	if err != nil || len(page) != 1 {
+		t.Fatal(page, err)
+	}
+	want("at first", 1, page[0].Time)
+	err = b.st.Update(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.Exec(t.Context(), `UPDATE chunk SET body = ? WHERE device = 1`, []byte{})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("broken", 1, page[0].Time)
+	e := signalbox.Entry{Device: 7, Kind: signalbox.EntryImported, TimeMicros: 5_000_000, Body: []byte(`{"a":1}`)}
+	if err := b.log.Append(&e, history.Now); err != nil {
+		t.Fatal(err)
+	}
+	b.wait(t, e.Position)
+	want("in memory", 7, time.Unix(5, 0))
+	want("unknown", 9, time.Time{})
 }

@@ -108,6 +108,8 @@ func refused(err error) bool {
 func (t *Table) write(ctx context.Context, b *batch) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	// Those of a device that was removed since they were batched: Retain looks for no more of it.
+	b.rows = slices.DeleteFunc(b.rows, func(r row) bool { return !t.cfg.Known(r.device) })
 	if len(b.rows) > 0 {
 		if err := t.layout.ready(ctx, b.days); err != nil {
 			return err

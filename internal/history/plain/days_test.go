@@ -345,6 +345,12 @@ func TestAway(t *testing.T) {
 				for range 3000 {
 					all = append(all, h.put(t, signalbox.EntryTelemetry, signalbox.DeviceID(len(all)%5+1), 0, fmt.Sprintf(`{"n":%d}`, len(all))))
 				}
+				until(t, func() string { // a table that is being filled, not one that is being made
+					if h.table.Through() > 0 {
+						return ""
+					}
+					return "no table is made: " + h.said.String()
+				})
 				if round == 0 {
 					server.Kill(t)
 				} else {

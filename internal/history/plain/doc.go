@@ -17,8 +17,9 @@
 // # Contract
 //
 //   - A projection. The table is made from the log and answers no question of the hub: it may
-//     be dropped at any time and is made anew, from all history that is kept. So it needs no
-//     migrations (a table of another form is replaced) and is no part of a backup.
+//     be dropped at any time and is made anew within a minute, from all history that is kept. So it needs no
+//     migrations (a table of another form is replaced) and is no part of a backup. A table or view of
+//     these names that this program has not made is refused and left as it is.
 //   - Order and loss. Run follows the log in transactions of bounded size. Each also moves the
 //     row plain_through of table meta, from what it was, to the position up to which the table
 //     is complete. So whatever dies at whatever moment, there is neither a gap nor a duplicate;
@@ -34,7 +35,8 @@
 //     Where MariaDB cannot make one, because others keep the table locked, rows go into what lies
 //     between (p_gap, p_later), and move when it can.
 //   - Retention. Retain drops the days that are over for all devices as whole partitions, and
-//     what else may go row by row in bounded transactions.
+//     what else may go row by row in bounded transactions. Whoever wants to keep a day longer
+//     detaches its partition (PostgreSQL); one that somebody dropped is no fault.
 //   - Concurrency. Run runs once. Retain, Behind and Stats may be called by others meanwhile.
 //     Register with Open before the log runs; Close after Run and Retain have ended.
 //   - Memory. One transaction's rows, and what the log's Scan takes.

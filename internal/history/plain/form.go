@@ -30,7 +30,7 @@ const (
 // layout is what the databases do in their own ways. Table.mu is held around all calls but
 // those of tables, split and time.
 type layout interface {
-	// tables gives the query that counts the tables named telemetry.
+	// tables gives the query that counts the tables and views of a name.
 	tables() string
 	// create makes the table, today being that day.
 	create(ctx context.Context, today day) error
@@ -63,17 +63,20 @@ func (t *Table) prepare(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.opened = false
+	t.prepared++
+	clear(t.gone) // whatever happened to the table meanwhile
+	clear(t.tidied)
 	is, err := t.st.Meta(ctx, store.PlainForm)
 	if err != nil {
 		return err
 	}
-	var there int
-	if err := t.st.Reader().QueryRowContext(ctx, t.layout.tables(), store.PlainTable).Scan(&there); err != nil {
-		return fmt.Errorf("look for the plain table: %w", err)
+	there, err := t.there(ctx)
+	if err != nil {
+		return err
 	}
 	version, floor, _ := strings.Cut(is, " ")
-	if there == 0 || version != form {
-		if err := t.create(ctx, is, there > 0); err != nil {
+	if !there || version != form {
+		if err := t.create(ctx, is); err != nil {
 			return err
 		}
 	} else {
@@ -107,17 +110,27 @@ func Left(ctx context.Context, st *store.Store) (bool, error) {
 	if err != nil || is == "" {
 		return false, err
 	}
-	var there int
-	if err := st.Reader().QueryRowContext(ctx, newLayout(&Table{st: st}).tables(), store.PlainTable).Scan(&there); err != nil {
-		return false, fmt.Errorf("look for the plain table: %w", err)
+	t := &Table{st: st}
+	t.layout = newLayout(t)
+	return t.there(ctx)
+}
+
+// there says whether the table is.
+func (t *Table) there(ctx context.Context) (bool, error) { return t.exists(ctx, store.PlainTable) }
+
+// exists says whether there is a table or a view of that name.
+func (t *Table) exists(ctx context.Context, name string) (bool, error) {
+	var n int
+	if err := t.st.Reader().QueryRowContext(ctx, t.layout.tables(), name).Scan(&n); err != nil {
+		return false, fmt.Errorf("look for the table %s: %w", name, err)
 	}
-	return there > 0, nil
+	return n > 0, nil
 }
 
 // create makes the table, in place of what there is. What was begun and cut off is begun
 // again.
-func (t *Table) create(ctx context.Context, is string, there bool) error {
-	if there && is == "" {
+func (t *Table) create(ctx context.Context, is string) error {
+	if is == "" {
 		if err := t.refuseOther(ctx); err != nil {
 			return err
 		}
@@ -147,17 +160,17 @@ func (t *Table) create(ctx context.Context, is string, there bool) error {
 	return nil
 }
 
-// refuseOther refuses a table that others have made and filled.
+// refuseOther refuses what others have made under these names, be it empty.
 func (t *Table) refuseOther(ctx context.Context) error {
-	var n int
-	if err := t.st.Reader().QueryRowContext(ctx, `SELECT COUNT(*) FROM (SELECT 1 AS one FROM `+store.PlainTable+` LIMIT 1) AS sample`).Scan(&n); err != nil {
-		return fmt.Errorf("look at the table %s: %w", store.PlainTable, err)
+	for _, name := range []string{store.PlainTable, store.PlainView} {
+		if taken, err := t.exists(ctx, name); err != nil {
+			return err
+		} else if taken {
+			return signalbox.Errorf(signalbox.KindConflict, "table_taken",
+				"the database has a table or view %s already that this program has not made; rename it, or do without the plain mode of history", name)
+		}
 	}
-	if n == 0 {
-		return nil
-	}
-	return signalbox.Errorf(signalbox.KindConflict, "table_taken",
-		"the database has a table %s already that this program has not made; rename it, or do without the plain mode of history", store.PlainTable)
+	return nil
 }
 
 // note stores the form, and that nothing is in the table.

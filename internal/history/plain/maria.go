@@ -21,7 +21,9 @@ import (
 type maria struct {
 	t         *Table
 	low, high day
-	again     time.Time // before then it is not tried
+	gap       day             // where p_gap ends
+	have      map[string]bool // the names of the partitions when they were last looked at, and p_gap
+	again     time.Time       // before then it is not tried
 }
 
 const (
@@ -76,16 +78,25 @@ PARTITION BY RANGE COLUMNS (ts) (`+strings.Join(append(all, mariaEnd), ", ")+`)`
 }
 
 func (m *maria) load(ctx context.Context) error {
-	rows, err := m.t.st.Reader().QueryContext(ctx, `SELECT PARTITION_NAME FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND PARTITION_NAME IS NOT NULL`, store.PlainTable)
+	rows, err := m.t.st.Reader().QueryContext(ctx, `SELECT PARTITION_NAME, COALESCE(PARTITION_DESCRIPTION, '') FROM information_schema.PARTITIONS WHERE TABLE_SCHEMA = DATABASE() AND TABLE_NAME = ? AND PARTITION_NAME IS NOT NULL`, store.PlainTable)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = rows.Close() }() // rows.Err tells of faults
 	found := false
+	m.have = map[string]bool{}
 	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
+		var name, end string
+		if err := rows.Scan(&name, &end); err != nil {
 			return err
+		}
+		m.have[name] = true
+		if name == mariaGap {
+			at, err := time.Parse(mariaDay, end)
+			if err != nil {
+				return fmt.Errorf("the partition %s ends at %s, which is no day: %w", name, end, err)
+			}
+			m.gap = dayAt(at)
 		}
 		at, err := time.Parse("p"+packed, name)
 		if err != nil {
@@ -106,7 +117,7 @@ func (m *maria) load(ctx context.Context) error {
 	return nil
 }
 
-// ready never fails: rows have their place in any case.
+// ready does not fail where no partition can be made: rows have their place in any case.
 func (m *maria) ready(ctx context.Context, days map[day]bool) error {
 	low, high := m.low, m.high
 	for d := range days {
@@ -123,6 +134,7 @@ func (m *maria) ready(ctx context.Context, days map[day]bool) error {
 	if err := m.extend(ctx, low, high); err != nil && ctx.Err() == nil {
 		m.again = time.Now().Add(mariaPause)
 		m.t.cfg.Logger.Warn("partitions of the plain table could not be made; rows go into others meanwhile", "err", err)
+		return m.load(ctx) // it may be because somebody dropped some
 	}
 	return nil
 }
@@ -138,9 +150,18 @@ func (m *maria) extend(ctx context.Context, low, high day) error {
 	}
 	for m.low > low {
 		from := max(low, m.low-onceDays)
-		if err := m.reorganize(ctx, mariaGap, m.parts(true, from, m.low-1)); err != nil {
+		var names []string
+		if m.have[mariaGap] {
+			names = append(names, mariaGap)
+		}
+		last := m.low - 1
+		if len(names) == 0 || m.gap != m.low { // somebody dropped what lay between: the first day has it
+			names, last = append(names, m.name(m.low)), m.low
+		}
+		if err := m.reorganize(ctx, strings.Join(names, ", "), m.parts(true, from, last)); err != nil {
 			return err
 		}
+		m.have[mariaGap], m.gap = from > m.t.floor, from
 		m.low = from
 	}
 	return nil
@@ -158,7 +179,7 @@ func (m *maria) drop(ctx context.Context, before day) (dropped int, err error) {
 	empty := func(names ...string) error {
 		return m.t.side.Define(ctx, `ALTER TABLE `+store.PlainTable+` TRUNCATE PARTITION `+strings.Join(names, ", "))
 	}
-	if before >= m.t.floor {
+	if before >= m.t.floor && m.have[mariaOld] {
 		if some, err := m.t.some(ctx, store.PlainTable+" PARTITION ("+mariaOld+")"); err != nil {
 			return 0, err
 		} else if some {
@@ -168,23 +189,44 @@ func (m *maria) drop(ctx context.Context, before day) (dropped int, err error) {
 			dropped++
 		}
 	}
-	for m.low < before {
-		end := min(before, m.low+onceDays)
+	if m.have[mariaGap] && m.gap <= before && m.low >= before { // else it goes with the days behind it
+		if some, err := m.t.some(ctx, store.PlainTable+" PARTITION ("+mariaGap+")"); err != nil {
+			return dropped, err
+		} else if some {
+			if err := empty(mariaGap); err != nil {
+				return dropped, err
+			}
+			dropped++
+		}
+	}
+	var days []day // those there are; somebody may have dropped others
+	for d := m.low; d <= m.high; d++ {
+		if m.have[m.name(d)] {
+			days = append(days, d)
+		}
+	}
+	for days[0] < before {
+		n := 1
+		for n < onceDays && days[n] < before { // m.high is not
+			n++
+		}
 		var names []string
-		if m.low > m.t.floor {
+		if m.have[mariaGap] {
 			names = append(names, mariaGap)
 		}
-		for d := m.low; d < end; d++ {
+		for _, d := range days[:n] {
 			names = append(names, m.name(d))
 		}
+		end := days[n-1] + 1
 		if err := empty(names...); err != nil {
 			return dropped, err
 		}
 		if err := m.reorganize(ctx, strings.Join(names, ", "), []string{m.part(mariaGap, end)}); err != nil {
 			return dropped, err
 		}
-		dropped += int(end - m.low)
-		m.low = end
+		dropped += n
+		days = days[n:]
+		m.have[mariaGap], m.gap, m.low = true, end, days[0]
 	}
 	return dropped, nil
 }

@@ -28,12 +28,18 @@ type Log interface {
 type Config struct {
 	// Known says whether a device is there still; those of others become no rows. nil: all are.
 	Known func(signalbox.DeviceID) bool
+	// Devices gives those that are there, in any order; it need not know those that came a moment
+	// ago. With it Retain need not look for them in the table. nil: it does.
+	Devices func() []signalbox.DeviceID
 	// Every is the least time from one look at the log to the next (default 500 ms).
 	Every time.Duration
 	// Rows and Bytes bound one transaction (default 4,096 rows and 1 MiB of payload with
 	// SQLite, where the log waits for it, 8,192 and 4 MiB with servers).
 	Rows, Bytes int
-	Logger      *slog.Logger
+	// LookAgain is how often it looks whether the table is there still when nothing else would
+	// tell (default a minute).
+	LookAgain time.Duration
+	Logger    *slog.Logger
 }
 
 // Stats counts what was done since the start.
@@ -49,7 +55,8 @@ const (
 	// retryFirst and retryMost pace the attempts after a fault.
 	retryFirst = 500 * time.Millisecond
 	retryMost  = 15 * time.Second
-	// lookAgain is how long nothing is done when nothing wakes.
+	// lookAgain is the default of Config.LookAgain, and how long no partitions are made ahead after
+	// that was not possible.
 	lookAgain = time.Minute
 	// farBehind is from how many entries on the filling is told of, and tellEvery how often.
 	farBehind = 100_000
@@ -68,6 +75,7 @@ type Table struct {
 	stats Stats
 
 	through atomic.Uint64 // all up to here is in the table, or is no row
+	missing atomic.Bool   // somebody found no table; Run is to look
 	inserts []insert      // Run's own
 
 	mu     sync.Mutex // for what changes the table's parts, and for writing rows into them
@@ -77,6 +85,7 @@ type Table struct {
 	aheadAgain time.Time
 	floor      day
 	stored     signalbox.Position // what table meta has for through
+	prepared   int                // how often Run found or made the table; what follows is since then
 	tidied     map[signalbox.DeviceID]time.Time
 	gone       map[signalbox.DeviceID]bool // removed devices of which there are no rows any more
 }
@@ -96,6 +105,12 @@ func Open(cfg Config, st *store.Store, log Log) (*Table, error) {
 	if cfg.Bytes <= 0 {
 		cfg.Bytes = bytes
 	}
+	if cfg.LookAgain <= 0 {
+		cfg.LookAgain = lookAgain
+	}
+	if cfg.Devices == nil {
+		cfg.Devices = func() []signalbox.DeviceID { return nil }
+	}
 	if cfg.Known == nil {
 		cfg.Known = func(signalbox.DeviceID) bool { return true }
 	}
@@ -111,13 +126,16 @@ func Open(cfg Config, st *store.Store, log Log) (*Table, error) {
 		tidied: map[signalbox.DeviceID]time.Time{}, gone: map[signalbox.DeviceID]bool{},
 	}
 	t.layout = newLayout(t)
-	log.OnCommit(func(signalbox.Position) {
-		select {
-		case t.wake <- struct{}{}:
-		default:
-		}
-	})
+	log.OnCommit(func(signalbox.Position) { t.look() })
 	return t, nil
+}
+
+// look wakes Run.
+func (t *Table) look() {
+	select {
+	case t.wake <- struct{}{}:
+	default:
+	}
 }
 
 // Close gives the table's session back.
@@ -169,11 +187,19 @@ func (t *Table) follow(ctx context.Context) error {
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for looked := time.Now(); ; {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
+		}
+		if t.log.Err() == nil && (t.missing.Swap(false) || time.Since(looked) >= t.cfg.LookAgain) {
+			looked = time.Now()
+			if there, err := t.there(ctx); err != nil {
+				return err
+			} else if !there {
+				return errMissing
+			}
 		}
 		t.ahead(ctx)
 		if err := t.catchUp(ctx); err != nil {
@@ -188,7 +214,7 @@ func (t *Table) follow(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
-			timer.Reset(lookAgain)
+			timer.Reset(t.cfg.LookAgain)
 		}
 		select {
 		case <-ctx.Done():
@@ -201,8 +227,14 @@ func (t *Table) follow(ctx context.Context) error {
 	}
 }
 
+// errMissing says that the table was dropped.
+var errMissing = errors.New("the table " + store.PlainTable + " is not there any more")
+
 // catchUp writes what is committed now.
 func (t *Table) catchUp(ctx context.Context) error {
+	// In this order: what was committed before the log was found to be well is in the database, and
+	// Scan gives all of it that is kept.
+	committed := t.log.Committed()
 	if t.log.Err() != nil {
 		return nil //nolint:nilerr // the log tells of it, and is not in the database as a whole meanwhile
 	}
@@ -231,7 +263,7 @@ func (t *Table) catchUp(ctx context.Context) error {
 		err = t.flush(ctx, &b)
 	}
 	if err == nil {
-		t.through.Store(max(t.through.Load(), uint64(b.through)))
+		t.through.Store(max(t.through.Load(), uint64(b.through), uint64(committed)))
 		fill.end()
 	}
 	return err

@@ -463,7 +463,7 @@ func testDropped(t *testing.T, db *storetest.Database) {
 	}
 	h = start(t, db, quick())
 	until(t, func() string {
-		if strings.Contains(h.said.String(), "has a table telemetry already") {
+		if strings.Contains(h.said.String(), "has a table or view telemetry already") {
 			return ""
 		}
 		return "another's table is not told of: " + h.said.String()

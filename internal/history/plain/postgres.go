@@ -16,6 +16,7 @@ import (
 type postgres struct {
 	t    *Table
 	have map[day]bool
+	old  bool // whether there is postgresOld
 }
 
 const (
@@ -43,7 +44,16 @@ func (p *postgres) create(ctx context.Context, _ day) error {
 	if err != nil {
 		return err
 	}
-	return p.t.side.Define(ctx, `CREATE TABLE `+postgresOld+` PARTITION OF `+store.PlainTable+` FOR VALUES FROM (MINVALUE) TO (`+p.t.floor.format(postgresDay)+`)`)
+	return p.makeOld(ctx)
+}
+
+func (p *postgres) makeOld(ctx context.Context) error {
+	err := p.t.side.Define(ctx, `CREATE TABLE `+postgresOld+` PARTITION OF `+store.PlainTable+` FOR VALUES FROM (MINVALUE) TO (`+p.t.floor.format(postgresDay)+`)`)
+	if err != nil {
+		return fmt.Errorf("make the partition %s: %w", postgresOld, err)
+	}
+	p.old = true
+	return nil
 }
 
 func (p *postgres) load(ctx context.Context) error {
@@ -52,12 +62,13 @@ func (p *postgres) load(ctx context.Context) error {
 		return err
 	}
 	defer func() { _ = rows.Close() }() // rows.Err tells of faults
-	p.have = map[day]bool{}
+	p.have, p.old = map[day]bool{}, false
 	for rows.Next() {
 		var name string
 		if err := rows.Scan(&name); err != nil {
 			return err
 		}
+		p.old = p.old || name == postgresOld
 		if at, err := time.Parse(packed, strings.TrimPrefix(name, store.PlainTable+"_")); err == nil {
 			p.have[dayAt(at)] = true
 		}
@@ -67,6 +78,11 @@ func (p *postgres) load(ctx context.Context) error {
 
 func (p *postgres) ready(ctx context.Context, days map[day]bool) error {
 	for _, d := range slices.Sorted(maps.Keys(days)) {
+		if d < p.t.floor && !p.old { // somebody dropped it
+			if err := p.makeOld(ctx); err != nil {
+				return err
+			}
+		}
 		if d < p.t.floor || p.have[d] {
 			continue
 		}
@@ -85,7 +101,7 @@ func (p *postgres) ready(ctx context.Context, days map[day]bool) error {
 }
 
 func (p *postgres) drop(ctx context.Context, before day) (dropped int, err error) {
-	if before >= p.t.floor {
+	if before >= p.t.floor && p.old {
 		if some, err := p.t.some(ctx, postgresOld); err != nil {
 			return 0, err
 		} else if some {

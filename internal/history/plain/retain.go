@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	"signalbox"
@@ -20,86 +22,168 @@ const (
 	// looked at again, and tidyMost the most that it need move.
 	tidyPart = 16
 	tidyMost = time.Hour
+	// mostOthers is how many numbers, of devices that nobody has told of, one Retain looks at.
+	mostOthers = 1000
 )
 
 // Retain takes away the rows before the time that before gives for their device; the zero
-// time keeps all. Of devices that are gone all go. With partitions, what may go for all devices
-// goes by whole days of UTC, so that up to a day's rows before the time may stay. Before Run
-// has found the table there is nothing to do. One call at a time.
+// time keeps all. Of devices that are gone, and of numbers that are no device's, all go. With
+// partitions, what may go for all devices goes by whole days of UTC, so that up to a day's rows
+// before the time may stay. Before Run has found the table, or when somebody has dropped it,
+// there is nothing to do. before must not call the table. One call at a time.
 func (t *Table) Retain(ctx context.Context, before func(signalbox.DeviceID) time.Time) (sum Dropped, err error) {
-	t.mu.Lock()
-	opened, floor := t.opened, t.floor
-	t.mu.Unlock()
-	if !opened {
-		return sum, nil
-	}
 	defer func() {
 		t.stats.Days.Add(sum.Days)
 		t.stats.Deleted.Add(sum.Rows)
 	}()
-	var newest int64
-	if err := t.st.Reader().QueryRowContext(ctx, `SELECT COALESCE(MAX(device), 0) FROM `+store.PlainTable).Scan(&newest); err != nil {
-		return sum, fmt.Errorf("look at the plain table: %w", err)
+	err = t.retain(ctx, before, &sum)
+	if err == nil || ctx.Err() != nil {
+		return sum, err
 	}
-	limits := make([]time.Time, newest+1)
-	var all time.Time // before then everything may go
-	first := true
-	for id := range limits {
-		device := signalbox.DeviceID(id)
-		if id == 0 || t.gone[device] {
-			continue
-		}
-		limits[id] = before(device)
-		if t.cfg.Known(device) && (first || limits[id].Before(all)) {
-			all, first = limits[id], false
-		}
+	if there, lookErr := t.there(ctx); lookErr == nil && !there {
+		t.missing.Store(true)
+		t.look()
+		return sum, nil
 	}
-	split := t.layout.split() && !all.IsZero()
-	if split {
-		if sum.Days, err = t.dropDays(ctx, dayAt(all)); err != nil {
-			return sum, err
-		}
-		split = dayAt(all) >= floor // else some of it has no partitions of its own
-	}
-	var cuts []cut
-	for id, limit := range limits {
-		device := signalbox.DeviceID(id)
-		whole := split && limit.Equal(all) // it went by days
-		if !limit.IsZero() && (!t.cfg.Known(device) || !whole && !t.tidy(device, limit)) {
-			cuts = append(cuts, cut{device: device, limit: limit, end: t.layout.time(limit.UTC().Format(stamp))})
-		}
+	return sum, err
+}
+
+func (t *Table) retain(ctx context.Context, before func(signalbox.DeviceID) time.Time, sum *Dropped) error {
+	cuts, prepared, err := t.begin(ctx, before, sum)
+	if err != nil {
+		return err
 	}
 	for len(cuts) > 0 {
 		n, done, err := t.delete(ctx, cuts)
 		if sum.Rows += n; err != nil {
-			return sum, err
+			return err
 		}
-		for _, c := range cuts[:done] {
-			if t.cfg.Known(c.device) {
-				t.tidied[c.device] = c.limit
-			} else {
-				t.gone[c.device] = true
-			}
-		}
+		t.finish(prepared, cuts[:done])
 		cuts = cuts[done:]
 	}
-	return sum, nil
+	return nil
+}
+
+// begin drops the days that may go, and says what goes row by row. No row comes meanwhile: it
+// might be one, of a day that goes, of a device that keeps it.
+func (t *Table) begin(ctx context.Context, before func(signalbox.DeviceID) time.Time, sum *Dropped) (cuts []cut, prepared int, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.opened {
+		return nil, 0, nil
+	}
+	numbers, complete, err := t.numbers(ctx)
+	if err != nil {
+		return nil, 0, fmt.Errorf("look at the plain table: %w", err)
+	}
+	limits := make([]time.Time, len(numbers))
+	removed := make([]bool, len(numbers))
+	var all time.Time // before then everything may go
+	first := true
+	for i, n := range numbers {
+		if removed[i] = !t.known(n); removed[i] {
+			continue
+		}
+		limit := before(signalbox.DeviceID(n)) //nolint:gosec // known has looked
+		if first || limit.Before(all) {
+			all, first = limit, false
+		}
+		limits[i] = limit
+	}
+	split := t.layout.split() && complete && !all.IsZero()
+	if split {
+		if sum.Days, err = t.dropDays(ctx, dayAt(all)); err != nil {
+			return nil, 0, fmt.Errorf("drop days of the plain table: %w", err)
+		}
+		split = dayAt(all) >= t.floor // else some of it has no partitions of its own
+	}
+	for i, n := range numbers {
+		limit := limits[i]
+		switch {
+		case removed[i]:
+			cuts = append(cuts, cut{device: n, removed: true})
+		case limit.IsZero(), split && limit.Equal(all), t.tidy(n, limit): // all is kept, it went by days, or it was looked at
+		default:
+			cuts = append(cuts, cut{device: n, limit: limit, end: t.layout.time(limit.UTC().Format(stamp))})
+		}
+	}
+	return cuts, t.prepared, nil
+}
+
+// known says whether a number is that of a device which is there.
+func (t *Table) known(n int64) bool {
+	return n > 0 && n <= math.MaxUint32 && t.cfg.Known(signalbox.DeviceID(n))
+}
+
+// numbers gives those of all devices that may have rows: of those that are there, of those that
+// were removed between them, and what others the table has. complete is false when these are
+// too many for one time.
+func (t *Table) numbers(ctx context.Context) (list []int64, complete bool, err error) {
+	devices := slices.Sorted(slices.Values(t.cfg.Devices()))
+	top := int64(0)
+	for _, d := range devices {
+		for n := top + 1; n < int64(d); n++ {
+			if !t.gone[signalbox.DeviceID(n)] { //nolint:gosec // it is less than d
+				list = append(list, n)
+			}
+		}
+		top = int64(d)
+		list = append(list, top)
+	}
+	others := 0
+	for after := int64(math.MinInt64); ; {
+		var n sql.NullInt64
+		err := t.st.Reader().QueryRowContext(ctx, `SELECT MIN(device) FROM `+store.PlainTable+` WHERE device > ? AND device <= ?`, after, int64(math.MaxInt64)).Scan(&n)
+		switch {
+		case err != nil:
+			return nil, false, err
+		case !n.Valid:
+			return list, true, nil
+		case others == mostOthers:
+			return list, false, nil
+		}
+		if after = n.Int64; after > 0 && after <= top {
+			after = top
+			continue
+		}
+		list = append(list, after)
+		others++
+	}
+}
+
+// finish notes that cuts were done, if the table is still what it was when they were made.
+func (t *Table) finish(prepared int, cuts []cut) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if prepared != t.prepared {
+		return
+	}
+	for _, c := range cuts {
+		device := signalbox.DeviceID(c.device) //nolint:gosec // looked at next
+		switch {
+		case int64(device) != c.device:
+		case c.removed:
+			t.gone[device] = true
+			delete(t.tidied, device)
+		default:
+			t.tidied[device] = c.limit
+		}
+	}
 }
 
 // tidy says that a device's rows were looked at not long ago.
-func (t *Table) tidy(device signalbox.DeviceID, limit time.Time) bool {
-	last, ok := t.tidied[device]
+func (t *Table) tidy(device int64, limit time.Time) bool {
+	last, ok := t.tidied[signalbox.DeviceID(device)] //nolint:gosec // it is a device's
 	return ok && limit.Sub(last) < min(time.Since(limit)/tidyPart, tidyMost)
 }
 
-// dropDays drops the partitions before a day.
+// dropDays drops the partitions before a day: of those that are there now, since others may
+// have dropped some, or detached them to keep them.
 func (t *Table) dropDays(ctx context.Context, before day) (int64, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	n, err := t.layout.drop(ctx, before)
-	if err != nil {
-		err = fmt.Errorf("drop days of the plain table: %w", err)
+	if err := t.layout.load(ctx); err != nil {
+		return 0, err
 	}
+	n, err := t.layout.drop(ctx, before)
 	return int64(n), err
 }
 
@@ -110,11 +194,21 @@ func (t *Table) some(ctx context.Context, name string) (bool, error) {
 	return n > 0, err
 }
 
-// cut is what of a device goes: what is before the limit, end in the words of the database.
+// cut is what of a device goes: what is before the limit, end in the words of the database, or
+// all if it was removed.
 type cut struct {
-	device signalbox.DeviceID
-	limit  time.Time
-	end    string
+	device  int64
+	removed bool
+	limit   time.Time
+	end     string
+}
+
+// rows gives a condition, and its arguments.
+func (c *cut) rows() (where string, args []any) {
+	if c.removed {
+		return ` FROM ` + store.PlainTable + ` WHERE device = ? `, []any{c.device}
+	}
+	return ` FROM ` + store.PlainTable + ` WHERE device = ? AND ts < ? `, []any{c.device, c.end}
 }
 
 // piece is what of a cut goes in one transaction: all, or what is up to a row.
@@ -166,20 +260,21 @@ func (t *Table) delete(ctx context.Context, cuts []cut) (rows int64, done int, e
 
 // piece finds what of a cut fits into a transaction, and how many rows that is.
 func (t *Table) piece(ctx context.Context, c cut) (p piece, rows int, err error) {
-	const before = ` FROM ` + store.PlainTable + ` WHERE device = ? AND ts < ? `
 	p = piece{cut: c, all: true}
+	where, args := c.rows()
 	r := t.st.Reader()
-	if err := r.QueryRowContext(ctx, `SELECT COUNT(*) FROM (SELECT 1 AS one`+before+`LIMIT ?) AS sample`, int64(c.device), c.end, deleteRows).Scan(&rows); err != nil || rows < deleteRows {
+	if err := r.QueryRowContext(ctx, `SELECT COUNT(*) FROM (SELECT 1 AS one`+where+`LIMIT ?) AS sample`, append(args, deleteRows)...).Scan(&rows); err != nil || rows < deleteRows {
 		return p, rows, err
 	}
 	p.all = false
-	err = r.QueryRowContext(ctx, `SELECT ts, seq`+before+`ORDER BY device, ts, seq LIMIT 1 OFFSET ?`, int64(c.device), c.end, deleteRows-1).Scan(&p.ts, &p.seq)
+	err = r.QueryRowContext(ctx, `SELECT ts, seq`+where+`ORDER BY device, ts, seq LIMIT 1 OFFSET ?`, append(args, deleteRows-1)...).Scan(&p.ts, &p.seq)
 	return p, rows, err
 }
 
 func (p *piece) delete(ctx context.Context, tx store.SideTx) (sql.Result, error) {
 	if p.all {
-		return tx.Exec(ctx, `DELETE FROM `+store.PlainTable+` WHERE device = ? AND ts < ?`, int64(p.device), p.end)
+		where, args := p.rows()
+		return tx.Exec(ctx, `DELETE`+where, args...)
 	}
-	return tx.Exec(ctx, `DELETE FROM `+store.PlainTable+` WHERE device = ? AND ts <= ? AND (ts < ? OR seq <= ?)`, int64(p.device), p.ts, p.ts, p.seq)
+	return tx.Exec(ctx, `DELETE FROM `+store.PlainTable+` WHERE device = ? AND ts <= ? AND (ts < ? OR seq <= ?)`, p.device, p.ts, p.ts, p.seq)
 }

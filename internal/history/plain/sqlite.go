@@ -10,7 +10,7 @@ import (
 type lite struct{ t *Table }
 
 func (l *lite) tables() string {
-	return `SELECT COUNT(*) FROM sqlite_master WHERE type = 'table' AND name = ?`
+	return `SELECT COUNT(*) FROM sqlite_master WHERE type IN ('table', 'view') AND name = ?`
 }
 
 func (l *lite) create(ctx context.Context, _ day) error {
