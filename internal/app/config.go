@@ -205,7 +205,7 @@ func DefaultConfig() Config {
 		Telemetry: TelemetryConfig{MaxKeys: 256, MaxDepth: 16, Past: 30 * day, Future: time.Minute},
 		History: HistoryConfig{
 			Mode: historyChunks, MaxWait: 50 * time.Millisecond, AckWait: 2 * time.Millisecond,
-			RowBytes: 256 * kib, MaxPending: 64 * mib, Tail: 128 * mib, Cold: 10 * time.Minute, Spool: gib, Cache: 64 * mib, ReadMemory: api.DefaultReadMemory,
+			RowBytes: 256 * kib, MaxPending: 16 * mib, Tail: 64 * mib, Cold: 10 * time.Minute, Spool: gib, Cache: 64 * mib, ReadMemory: api.DefaultReadMemory,
 		},
 		Replay: ReplayConfig{Max: replay.DefaultMax},
 		Commands: CommandsConfig{

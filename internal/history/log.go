@@ -68,10 +68,10 @@ type Config struct {
 	// RowBytes is the size, before compression, at which a row is closed (default 256 KiB).
 	RowBytes int
 	// MaxPending bounds what waits for a commit, and what waits for the sealer after that, in
-	// bytes (default 64 MiB each).
+	// bytes (default 16 MiB each).
 	MaxPending int
 	// TailBytes, TailEntries and TailRows bound what is in the log and in no chunk yet: the
-	// memory it takes (default 128 MiB), how far back the oldest entry lies (default 4 Mi
+	// memory it takes (default 64 MiB), how far back the oldest entry lies (default 4 Mi
 	// entries, which a start reads again), and in how many rows (default 16 Ki).
 	TailBytes, TailEntries, TailRows int
 	// Cold is how long a device is silent until what it has in no chunk is made into one, so
@@ -166,12 +166,12 @@ func Open(ctx context.Context, cfg Config, st *store.Store) (*Log, error) {
 		cfg.RowBytes = 256 << 10
 	}
 	if cfg.MaxPending <= 0 {
-		cfg.MaxPending = 64 << 20
+		cfg.MaxPending = 16 << 20
 	}
 	for _, d := range []struct {
 		value *int
 		to    int
-	}{{&cfg.TailBytes, 128 << 20}, {&cfg.TailEntries, 4 << 20}, {&cfg.TailRows, 16 << 10}, {&cfg.Shapes, 1 << 16}} {
+	}{{&cfg.TailBytes, 64 << 20}, {&cfg.TailEntries, 4 << 20}, {&cfg.TailRows, 16 << 10}, {&cfg.Shapes, 1 << 16}} {
 		if *d.value <= 0 {
 			*d.value = d.to
 		}
