@@ -104,6 +104,12 @@ func TestOutage(t *testing.T) {
 			if _, err := b.log.Page(t.Context(), history.Query{Device: 1, Limit: 1}); signalbox.KindOf(err) != signalbox.KindUnavailable {
 				t.Errorf("a question is answered with %v", err)
 			}
+			none := func(e *signalbox.Entry) error { return fmt.Errorf("position %d", e.Position) }
+			for _, err := range []error{b.log.ScanTime(t.Context(), history.ScanQuery{}, none), b.log.ScanRange(t.Context(), history.RangeQuery{}, none)} {
+				if signalbox.KindOf(err) != signalbox.KindUnavailable {
+					t.Errorf("a scan ends with %v", err)
+				}
+			}
 			server.Start(t)
 			until(t, "all is in the database", func() bool { return b.log.Err() == nil && b.log.Stats().Spooled.Load() == 0 })
 			put(t, b, 2000, 100)

@@ -30,6 +30,9 @@ func (l *Log) ScanRange(ctx context.Context, q RangeQuery, yield func(*signalbox
 	if q.After >= q.Until {
 		return nil
 	}
+	if l.gone.Load() {
+		return l.away(nil)
+	}
 	if err := l.sealed.wait(ctx, committed); err != nil {
 		return err
 	}

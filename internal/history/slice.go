@@ -34,7 +34,10 @@ func (l *Log) slice(workers int, limits sweepLimits) *slice {
 // keep takes slices back whose memory is not too much for that.
 func (l *Log) keep(list ...*slice) {
 	for _, s := range list {
-		if !slices.ContainsFunc(s.batches, func(b chunk.Batch) bool { return int64(cap(b.Bodies)) > 2*s.limits.bytes }) {
+		large := func(b chunk.Batch) bool {
+			return int64(cap(b.Bodies)) > 2*s.limits.bytes || int64(cap(b.Rows)) > 2*s.limits.entries
+		}
+		if !slices.ContainsFunc(s.batches, large) && int64(cap(s.keys)) <= 2*s.limits.entries {
 			l.slices.Put(s)
 		}
 	}

@@ -91,15 +91,18 @@ func (q *ScanQuery) times() (low, high int64, err error) {
 // ScanTime calls yield for the telemetry that q chooses, ordered by time and, within equal
 // times, by position: what was committed when it began. The entry and its body are lent for
 // the call; others may have the same body, so it is not to be changed. Memory is bounded
-// whatever is chosen.
+// whatever is chosen, but for what has the same time to the microsecond.
 func (l *Log) ScanTime(ctx context.Context, q ScanQuery, yield func(*signalbox.Entry) error) error {
 	lo, hi, err := q.times()
 	if err != nil {
 		return err
 	}
 	end := l.Committed()
-	if end == 0 {
+	if end == 0 || lo > hi { // nothing yet, or no microsecond lies between
 		return ctx.Err()
+	}
+	if l.gone.Load() {
+		return l.away(nil)
 	}
 	if err := l.sealed.wait(ctx, end); err != nil {
 		return err

@@ -40,6 +40,25 @@ func TestSweepLimits(t *testing.T) {
 	}
 }
 
+// TestScanOfNoMicrosecond: between two times of the same microsecond there is nothing.
+func TestScanOfNoMicrosecond(t *testing.T) {
+	b := start(t, t.TempDir(), history.Config{})
+	base := time.Now().Add(-time.Hour).Truncate(time.Second)
+	for i := range 500 {
+		e := telemetry(1, fmt.Sprintf(`{"n":%d}`, i))
+		e.TimeMicros = base.UnixMicro() + int64(i)*1000
+		b.append(t, e, history.Soon)
+	}
+	b.wait(t, b.log.Head())
+	at := base.Add(100*time.Millisecond + 200)
+	err := b.log.ScanTime(t.Context(), history.ScanQuery{From: at, To: at.Add(500)}, func(e *signalbox.Entry) error {
+		return fmt.Errorf("position %d of %v", e.Position, time.UnixMicro(e.TimeMicros))
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
 // TestScanWhileMerging holds that a scan in order of time gives what was committed when it
 // began, all of it and once, while chunks are written and merged under it.
 func TestScanWhileMerging(t *testing.T) {

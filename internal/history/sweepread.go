@@ -195,6 +195,9 @@ func (s *sweep) search(w *worker, st *stretch, lo int64, want *chunk.Want) {
 		}
 	}
 	s.check(st, w.r.Err())
+	if s.cursors.blobs.Load() > s.limits.chunks {
+		s.cursors.keep(st, nil) // it is read again for the next slice
+	}
 }
 
 // takeBack makes the stretches stand where the slice under way began.
