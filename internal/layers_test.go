@@ -33,10 +33,11 @@ type room struct {
 func floorPlan() []room {
 	nouns := []string{""}
 	ground := join(nouns, "internal/session", "internal/history", "internal/store", "internal/auth", "internal/bus", "internal/wire")
+	ground = join(ground, "internal/wire/packet", "internal/broker", "internal/broker/durable")
 	roads := join(ground, "internal/ingest", "internal/command", "internal/registry")
 	listeners := join(roads, "internal/live", "internal/replay", "internal/rule", "internal/forward", "internal/uplink", "internal/cluster")
 	transports := []string{"internal/gateway/ws", "internal/gateway/mqtt", "internal/gateway/loop"}
-	doors := join(listeners, "internal/api", "internal/compat", "internal/gateway", "internal/bridge")
+	doors := join(listeners, "internal/mapped", "internal/remote", "internal/homeassistant", "internal/api", "internal/compat", "internal/gateway", "internal/bridge")
 
 	return []room{
 		// The program. The command line speaks the HTTP API and opens no database: one process opens the store.
@@ -44,8 +45,11 @@ func floorPlan() []room {
 		{"internal/cli", join(nouns, "internal/transfer", "internal/bench", "internal/sim", "internal/app", "internal/bridge", "internal/auth", "internal/wire", "client")},
 
 		// Load and simulated devices. The simulator knows public protocols alone; the bench also measures parts by themselves.
-		{"internal/bench", join(roads, "internal/sim", "internal/app", "internal/gateway", "internal/gateway/ws", "internal/gateway/loop", "client")},
-		{"internal/sim", join(nouns, "internal/wire", "client")},
+		{"internal/bench", join(roads, "internal/sim", "internal/app", "internal/gateway", "internal/gateway/ws", "internal/gateway/mqtt", "internal/gateway/loop", "client")},
+		{"internal/sim", join(nouns, "internal/wire", "internal/wire/packet", "client")},
+
+		// The hub as MQTT clients see it: tests alone.
+		{"internal/conformance", nil},
 
 		// The wiring: builds, joins, starts and stops the parts below; the only one that knows the configuration.
 		{"internal/app", join(doors, append(transports, "internal/history/plain", "web")...)},
@@ -53,11 +57,15 @@ func floorPlan() []room {
 		// The doors. They do not import each other. A transport moves frames and knows nothing of what they mean.
 		{"internal/api", join(listeners, "internal/transfer", "web")},
 		{"internal/compat", join(listeners, "web")},
-		{"internal/gateway", join(listeners, transports...)},
+		{"internal/gateway", join(listeners, append(transports, "internal/mapped")...)},
 		{"internal/gateway/ws", join(nouns, "internal/gateway/loop", "internal/wire")},
-		{"internal/gateway/mqtt", join(nouns, "internal/gateway/loop", "internal/wire")},
+		{"internal/gateway/mqtt", join(nouns, "internal/gateway/loop", "internal/wire", "internal/wire/packet")},
 		{"internal/gateway/loop", join(nouns, "internal/wire")},
 		{"internal/bridge", listeners},
+		{"internal/remote", join(listeners, "internal/mapped")},
+		{"internal/remote/mosquittotest", nil}, // for tests alone
+		{"internal/mapped", roads},
+		{"internal/homeassistant", roads},
 
 		// Who listens: each from its own bounded queue, none knows another.
 		{"internal/live", roads},
@@ -73,6 +81,8 @@ func floorPlan() []room {
 		{"internal/registry", ground},
 
 		// The ground.
+		{"internal/broker", join(nouns, "internal/broker/durable", "internal/history", "internal/wire", "internal/wire/packet")},
+		{"internal/broker/durable", join(nouns, "internal/history", "internal/store", "internal/wire", "internal/wire/packet")},
 		{"internal/session", join(nouns, "internal/bus", "internal/wire")},
 		{"internal/transfer", join(nouns, "internal/wire", "internal/history")},
 		{"internal/history/plain", join(nouns, "internal/store")},
@@ -82,6 +92,7 @@ func floorPlan() []room {
 		{"internal/store", nouns},
 		{"internal/auth", nouns},
 		{"internal/bus", nouns},
+		{"internal/wire/packet", nouns},
 		{"internal/wire", nouns},
 
 		// What others may take away: the Go client, and the page's built files.
