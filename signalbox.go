@@ -22,21 +22,25 @@ type DeviceID uint32
 // survives restarts. 0 means «none».
 type Position uint64
 
-// Protocol is the version of the device protocol that a connection speaks.
+// Protocol is the device protocol that a connection speaks.
 type Protocol uint8
 
 // The device protocols. ProtocolV1 is the original remote-control server's
 // (commands at most once, never answered); ProtocolV2 is Signalbox's own
-// (acknowledged, resumable).
+// (acknowledged, resumable); ProtocolMQTT is MQTT with the native topics, answered as
+// version 2; ProtocolMapped is MQTT with topics of the device's own, which the configuration
+// maps (commands at most once, never answered).
 const (
-	ProtocolNone Protocol = 0
-	ProtocolV1   Protocol = 1
-	ProtocolV2   Protocol = 2
+	ProtocolNone   Protocol = 0
+	ProtocolV1     Protocol = 1
+	ProtocolV2     Protocol = 2
+	ProtocolMQTT   Protocol = 3
+	ProtocolMapped Protocol = 4
 )
 
 // Answers says whether a device of this protocol can acknowledge a command and
 // report its result.
-func (p Protocol) Answers() bool { return p >= ProtocolV2 }
+func (p Protocol) Answers() bool { return p == ProtocolV2 || p == ProtocolMQTT }
 
 // Presence is whether a device has a live connection.
 type Presence string
@@ -61,6 +65,12 @@ type Device struct {
 	Since    time.Time `json:"since,omitzero"`
 	// Disabled devices keep their history but cannot log in.
 	Disabled bool `json:"disabled"`
+	// Pending devices were seen without being known: disabled until a person approves them.
+	Pending bool `json:"pending,omitempty"`
+	// Dropped and Topic tell of a pending device how many of its messages were dropped since
+	// the start of the hub, and the topic of the latest; LastSeen is its time.
+	Dropped int64  `json:"dropped,omitempty"`
+	Topic   string `json:"topic,omitempty"`
 	// LastSeen is when the last telemetry was received (zero: never).
 	LastSeen time.Time `json:"last_seen,omitzero"`
 	// Address is the network address of the latest successful login.
@@ -106,6 +116,9 @@ const (
 	// EntryImported is telemetry that came by an import: part of history like any other, but
 	// nothing that has just happened. It changes no state and is not announced.
 	EntryImported EntryKind = 5
+	// EntryBroker is a record of the MQTT broker's session state. It is no part of history:
+	// it is in the log until the broker's tables have what it says, and is not announced.
+	EntryBroker EntryKind = 6
 )
 
 // IsTelemetry reports whether the entry is a device's readings.
@@ -155,8 +168,8 @@ type PresenceChange struct {
 	Address  string   `json:"address,omitempty"`
 	Protocol Protocol `json:"protocol,omitempty"`
 	// Reason says in a word why a device went offline: closed, lost, replaced,
-	// ping_timeout, protocol_error, slow_reader, disabled, removed, secret_changed,
-	// shutdown, restart.
+	// ping_timeout, keep_alive, protocol_error, slow_reader, disabled, removed, secret_changed,
+	// shutdown, restart; of a device of mapped topics silent and reported (by itself).
 	Reason string `json:"reason,omitempty"`
 }
 

@@ -123,6 +123,13 @@ func (l *testLog) commit(ctx context.Context) error {
 	return err
 }
 
+func (l *testLog) AppendBoth(a, b *signalbox.Entry, u history.Urgency) error {
+	if err := l.Append(a, u); err != nil || b == nil {
+		return err
+	}
+	return l.Append(b, u)
+}
+
 func (l *testLog) Append(e *signalbox.Entry, _ history.Urgency) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -20,6 +20,9 @@
 //   - Faults. When a commit fails (a full disk) it is tried again until it succeeds; Err
 //     tells meanwhile. Entries keep their positions.
 //   - Riders. What Ride gives goes along with a commit that happens anyway.
+//   - Pairs. What AppendBoth takes is in one row: both entries are on disk, or none is.
+//   - Records of the broker (signalbox.EntryBroker) are in the log alone: they are not
+//     announced, not sealed, part of no answer, and leave with their row.
 //
 // # Sealing
 //
@@ -48,7 +51,8 @@
 //     rows of a commit. Chunks are read into memory a few at a time; no question holds up a
 //     writer. When chunks are merged under a question it is asked again.
 //   - Broken chunks are found by their checksum, named in the log and passed over.
-//   - What is no telemetry (presence, commands, alerts) is sealed the same way, under device 0.
+//   - What is no telemetry (presence, commands, alerts) is sealed the same way, under device 0;
+//     records of the broker are passed over.
 //     Boot marks and sequence numbers of devices are kept as long as the log has the entry.
 //
 // # Format on disk

@@ -42,6 +42,10 @@ type Appender interface {
 	// e.ReceivedMicros are set, e.TimeMicros where it is 0 or later than that. ErrFull when too
 	// much waits already.
 	Append(e *signalbox.Entry, u Urgency) error
+	// AppendBoth is Append for two entries that get neighbouring positions, a's before b's, and
+	// are on disk together: after a crash both are there, or none is. On an error neither was
+	// taken. b may be nil.
+	AppendBoth(a, b *signalbox.Entry, u Urgency) error
 	// Wait returns when everything up to p is on disk, or with ctx's error, or with
 	// KindUnavailable when the log ended without it.
 	Wait(ctx context.Context, p signalbox.Position) error
@@ -302,36 +306,36 @@ func (l *Log) Pending() int {
 }
 
 // Append implements Appender. Safe from any goroutine; does not allocate in the long run.
-func (l *Log) Append(e *signalbox.Entry, u Urgency) error {
+func (l *Log) Append(e *signalbox.Entry, u Urgency) error { return l.AppendBoth(e, nil, u) }
+
+// AppendBoth implements Appender. Both entries are in one row, which is in one transaction or in
+// one record of the spool.
+func (l *Log) AppendBoth(a, b *signalbox.Entry, u Urgency) error {
+	size := len(a.Body) + entryHead
+	if b != nil {
+		size += len(b.Body) + entryHead
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return errStopping()
 	}
-	if l.pending > 0 && l.pending+len(e.Body)+entryHead > l.cfg.MaxPending || l.lag > l.cfg.MaxPending {
+	if l.pending > 0 && l.pending+size > l.cfg.MaxPending || l.lag > l.cfg.MaxPending {
 		l.stats.Refused.Add(1)
 		return ErrFull
 	}
 	now := time.Now()
 	l.micros = max(l.micros, now.UnixMicro())
-	e.Position, e.ReceivedMicros = l.next, l.micros
-	if e.TimeMicros == 0 || e.TimeMicros > e.ReceivedMicros {
-		e.TimeMicros = e.ReceivedMicros
+	row := l.filling()
+	before := len(row.buf)
+	l.place(row, a)
+	if b != nil {
+		l.place(row, b)
 	}
-	l.next++
-	b := l.filling()
-	if e.Kind.IsTelemetry() {
-		b.telemetry++
-	}
-	before := len(b.buf)
-	b.add(e)
-	l.pending += len(b.buf) - before
-	if l.cfg.Announce != nil && e.Kind != signalbox.EntryImported {
-		l.cfg.Announce(e)
-	}
+	l.pending += len(row.buf) - before
 	wait := l.cfg.MaxWait
 	switch {
-	case u == Now, len(b.buf) >= l.cfg.RowBytes:
+	case u == Now, len(row.buf) >= l.cfg.RowBytes:
 		wait = 0
 	case u == Acked:
 		wait = l.cfg.AckWait
@@ -341,6 +345,22 @@ func (l *Log) Append(e *signalbox.Entry, u Urgency) error {
 		nudge(l.wake)
 	}
 	return nil
+}
+
+// place gives e its position and its place in the row, and announces it. The caller holds mu.
+func (l *Log) place(row *batch, e *signalbox.Entry) {
+	e.Position, e.ReceivedMicros = l.next, l.micros
+	if e.TimeMicros == 0 || e.TimeMicros > e.ReceivedMicros {
+		e.TimeMicros = e.ReceivedMicros
+	}
+	l.next++
+	if e.Kind.IsTelemetry() {
+		row.telemetry++
+	}
+	row.add(e)
+	if l.cfg.Announce != nil && e.Kind != signalbox.EntryImported && e.Kind != signalbox.EntryBroker {
+		l.cfg.Announce(e)
+	}
 }
 
 // filling gives the row to add to, a new one when the last is full or being committed.
@@ -357,7 +377,7 @@ func (l *Log) filling() *batch {
 	if !ok {
 		b = &batch{buf: make([]byte, 0, size)}
 	}
-	b.first = l.next - 1
+	b.first = l.next
 	l.rows = append(l.rows, b)
 	return b
 }

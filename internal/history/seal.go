@@ -196,8 +196,11 @@ func (s *sealer) try(err error) {
 	s.l.cfg.Logger.Error("telemetry could not be sealed; it stays in the log", "err", err)
 }
 
-// feed takes up one entry.
+// feed takes up one entry. Those of the broker stay in the log, and leave with its rows.
 func (s *sealer) feed(ctx context.Context, e *signalbox.Entry) error {
+	if e.Kind == signalbox.EntryBroker {
+		return nil
+	}
 	row := chunk.Row{Position: e.Position, Received: e.ReceivedMicros, Time: e.TimeMicros, Body: e.Body}
 	device := e.Device
 	if !e.Kind.IsTelemetry() {

@@ -114,8 +114,10 @@ func OldBackup(ctx context.Context, db *sql.DB, w io.Writer) error {
 	var list []table
 	for _, t := range contents() {
 		switch t.name {
-		case "shape", "chunk":
+		case "shape", "chunk", "broker_session", "broker_queue", "broker_retained":
 			continue
+		case "device":
+			t.columns = slices.DeleteFunc(slices.Clone(t.columns), func(c column) bool { return c.Name == "pending" })
 		case "intake":
 			t.columns = append(slices.Clone(t.columns), column{"time_min_us", intColumn}, column{"devices", bytesColumn})
 		}

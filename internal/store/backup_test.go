@@ -30,7 +30,7 @@ func stock(t *testing.T, st *store.Store) {
 	t.Helper()
 	update(t, st, func(ctx context.Context, tx *store.Tx) error {
 		for i, name := range alike() {
-			d := store.Device{Name: name, Type: "box", Secret: store.Secret{Kind: 2, Sum: sha256.Sum256([]byte(name))}, Disabled: i%2 == 0, CreatedAt: made}
+			d := store.Device{Name: name, Type: "box", Secret: store.Secret{Kind: 2, Sum: sha256.Sum256([]byte(name))}, Disabled: i%2 == 0, Pending: i%4 == 0, CreatedAt: made}
 			id, err := tx.InsertDevice(ctx, d)
 			if err != nil {
 				return err

@@ -128,8 +128,8 @@ func testDevices(t *testing.T, db *storetest.Database) {
 	first := db.Open(t)
 	st := first.Store
 	devices := []store.Device{
-		{Name: "esp01", Type: "box", Secret: store.Secret{Kind: 2, Sum: [32]byte{0, 1, 2, 255}}, CreatedAt: made},
-		{Name: "esp02", Type: "station", Disabled: true, CreatedAt: made},
+		{Name: "esp01", Type: "box", Secret: store.Secret{Kind: 2, Sum: [32]byte{0, 1, 2, 255}}, Pending: true, CreatedAt: made},
+		{Name: "esp02", Type: "station", Disabled: true, Pending: true, CreatedAt: made},
 		{Name: "esp03", Type: "box"},
 	}
 	states := []*store.DeviceState{
@@ -178,7 +178,7 @@ func testDevices(t *testing.T, db *storetest.Database) {
 		}
 	}
 	check(st)
-	devices[0].Type, devices[0].Disabled, devices[0].Secret.Sum[5] = "crate", true, 9
+	devices[0].Type, devices[0].Disabled, devices[0].Pending, devices[0].Secret.Sum[5] = "crate", true, false, 9
 	update(t, st, func(ctx context.Context, tx *store.Tx) error { return tx.UpdateDevice(ctx, devices[0]) })
 	check(st)
 	last := devices[2].ID

@@ -18,20 +18,22 @@ type Secret struct {
 
 // Device is a registry entry as stored.
 type Device struct {
-	ID        signalbox.DeviceID
-	Name      string
-	Type      string
-	Secret    Secret
-	Disabled  bool
+	ID       signalbox.DeviceID
+	Name     string
+	Type     string
+	Secret   Secret
+	Disabled bool
+	// Pending devices were seen without being known, and wait for a person to approve them.
+	Pending   bool
 	CreatedAt time.Time
 }
 
 // InsertDevice stores d under a new ID and returns it. A taken name gives KindConflict.
 func (tx *Tx) InsertDevice(ctx context.Context, d Device) (signalbox.DeviceID, error) {
 	var id int64
-	err := tx.QueryRow(ctx, `INSERT INTO device (name, type, secret_kind, secret, disabled, created_ms)
-		SELECT ?,?,?,?,?,? WHERE NOT EXISTS (SELECT 1 FROM device WHERE name = ?) RETURNING id`,
-		[]any{d.Name, d.Type, d.Secret.Kind, d.Secret.Sum[:], d.Disabled, ms(d.CreatedAt), d.Name}, &id)
+	err := tx.QueryRow(ctx, `INSERT INTO device (name, type, secret_kind, secret, disabled, created_ms, pending)
+		SELECT ?,?,?,?,?,?,? WHERE NOT EXISTS (SELECT 1 FROM device WHERE name = ?) RETURNING id`,
+		[]any{d.Name, d.Type, d.Secret.Kind, d.Secret.Sum[:], d.Disabled, ms(d.CreatedAt), d.Pending, d.Name}, &id)
 	if err != nil {
 		return 0, inserted("device", d.Name, err)
 	}
@@ -46,10 +48,10 @@ func inserted(what, name string, err error) error {
 	return fmt.Errorf("insert %s: %w", what, err)
 }
 
-// UpdateDevice overwrites type, secret and the disabled mark of the device d.ID.
+// UpdateDevice overwrites type, secret and the marks disabled and pending of the device d.ID.
 func (tx *Tx) UpdateDevice(ctx context.Context, d Device) error {
-	_, err := tx.Exec(ctx, `UPDATE device SET type = ?, secret_kind = ?, secret = ?, disabled = ? WHERE id = ?`,
-		d.Type, d.Secret.Kind, d.Secret.Sum[:], d.Disabled, d.ID)
+	_, err := tx.Exec(ctx, `UPDATE device SET type = ?, secret_kind = ?, secret = ?, disabled = ?, pending = ? WHERE id = ?`,
+		d.Type, d.Secret.Kind, d.Secret.Sum[:], d.Disabled, d.Pending, d.ID)
 	return wrap("update device", err)
 }
 
@@ -92,7 +94,7 @@ func (tx *Tx) PutDeviceState(ctx context.Context, s *DeviceState) error {
 
 // Devices calls yield for each device with its stored state (nil when there is none), by ID.
 func (s *Store) Devices(ctx context.Context, yield func(Device, *DeviceState) error) error {
-	rows, err := s.scan.QueryContext(ctx, `SELECT d.id, d.name, d.type, d.secret_kind, d.secret, d.disabled, d.created_ms,
+	rows, err := s.scan.QueryContext(ctx, `SELECT d.id, d.name, d.type, d.secret_kind, d.secret, d.disabled, d.pending, d.created_ms,
 		s.position, s.received_us, s.time_us, s.boot, s.seq, s.body, s.online, s.since_us, s.address
 		FROM device d LEFT JOIN device_state s ON s.device = d.id ORDER BY d.id`)
 	if err != nil {
@@ -108,7 +110,7 @@ func (s *Store) Devices(ctx context.Context, yield func(Device, *DeviceState) er
 			online                                 sql.NullBool
 			address                                sql.NullString
 		)
-		if err := rows.Scan(&d.ID, &d.Name, &d.Type, &d.Secret.Kind, &sum, &d.Disabled, &created,
+		if err := rows.Scan(&d.ID, &d.Name, &d.Type, &d.Secret.Kind, &sum, &d.Disabled, &d.Pending, &created,
 			&pos, &received, &at, &boot, &seq, &body, &online, &sinceMcs, &address); err != nil {
 			return fmt.Errorf("read devices: %w", err)
 		}

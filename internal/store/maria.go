@@ -137,7 +137,7 @@ func (d *maria) migrations(ctx context.Context, db *sql.DB) (goose.Dialect, word
 	const table = "ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_nopad_bin"
 	return goose.DialectMySQL, words{
 		ID: "BIGINT NOT NULL AUTO_INCREMENT PRIMARY KEY", Int: "BIGINT", Name: "VARCHAR(255)", Text: "MEDIUMTEXT", Hash: "VARBINARY(64)", Blob: "LONGBLOB",
-		Table: table, KeyTable: table, IfExists: "IF EXISTS",
+		Table: table, KeyTable: table, IfExists: "IF EXISTS", IfNotExists: "IF NOT EXISTS",
 	}, err
 }
 

@@ -39,6 +39,8 @@ type words struct {
 	Table, KeyTable string
 	// IfExists makes the dropping of a column harmless the second time.
 	IfExists string
+	// IfNotExists does the same for the adding of one.
+	IfNotExists string
 	// Partial says that an index may be limited by WHERE.
 	Partial bool
 	// External says that large blobs are compressed unless that is turned off.

@@ -69,13 +69,16 @@ func contents() []table {
 		{name: "token", counted: true, columns: join([]column{key("id"), text("name"), blob("hash"), text("scope"), text("created_by")}, ints("created_ms expires_ms used_ms"))},
 		{name: "login", columns: join([]column{blob("hash")}, ints("person created_ms expires_ms"))},
 		{name: "device", counted: true, columns: []column{
-			key("id"), text("name"), text("type"), key("secret_kind"), blob("secret"), key("disabled"), key("created_ms"),
+			key("id"), text("name"), text("type"), key("secret_kind"), blob("secret"), key("disabled"), key("created_ms"), key("pending"),
 		}},
 		{name: "device_state", columns: join(ints("device position received_us time_us boot seq"), []column{blob("body")}, ints("online since_us"), []column{text("address")})},
 		{name: "command", columns: []column{text("id"), key("device"), key("active"), text("idempotency_key"), key("created_ms"), blob("body")}},
 		{name: "shape", columns: []column{key("id"), blob("body")}},
 		{name: "intake", columns: join(ints("id n received_us received_last_us"), []column{blob("body")})},
 		{name: "chunk", columns: join(ints("id device late t0 t1 p0 p1 n base"), []column{blob("body")})},
+		{name: "broker_session", columns: []column{key("id"), blob("head"), blob("will"), blob("subs"), blob("state")}},
+		{name: "broker_queue", columns: join(ints("id session n0 n1 bytes"), []column{blob("body")})},
+		{name: "broker_retained", columns: []column{blob("topic"), blob("body")}},
 	}
 }
 
