@@ -87,6 +87,12 @@ func TestDevices(t *testing.T) {
 	if !d.Disabled || d.Type != "station" {
 		t.Errorf("changed to %+v", d)
 	}
+	_, err = h.ApproveDevice(ctx, "a1", "lamp")
+	wantCode(t, err, signalbox.KindConflict, "not_pending")
+	pending := true
+	for d, err := range h.AllDevices(ctx, client.DeviceQuery{Pending: &pending}) {
+		t.Errorf("%s is pending, %v", d.Name, err)
+	}
 	again, err := h.RotateSecret(ctx, "датчик.1", "")
 	must(t, err)
 	if again.Secret == "" || again.Secret == made.Secret {

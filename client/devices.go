@@ -18,6 +18,8 @@ type DeviceQuery struct {
 	Types    []string
 	Presence signalbox.Presence
 	Prefix   string
+	// Pending chooses devices that wait for approval, or those that do not; nil: both.
+	Pending *bool
 	// Limit bounds a page, 1 to 1,000; 0 takes the hub's default.
 	Limit  int
 	Cursor string
@@ -37,6 +39,9 @@ func (h *Hub) Devices(ctx context.Context, q DeviceQuery) (Page[signalbox.Device
 	}
 	set(query, "presence", string(q.Presence))
 	set(query, "prefix", q.Prefix)
+	if q.Pending != nil {
+		query.Set("pending", strconv.FormatBool(*q.Pending))
+	}
 	set(query, "cursor", q.Cursor)
 	if q.Limit > 0 {
 		query.Set("limit", strconv.Itoa(q.Limit))
@@ -108,6 +113,18 @@ type DeviceChange struct {
 func (h *Hub) ChangeDevice(ctx context.Context, name string, change DeviceChange) (signalbox.Device, error) {
 	var d signalbox.Device
 	_, err := h.do(ctx, http.MethodPatch, at("devices", name), nil, change, &d)
+	return d, err
+}
+
+// ApproveDevice lets a pending device in, as one of the type kind unless that is empty.
+// KindConflict (not_pending) if it does not wait for that.
+func (h *Hub) ApproveDevice(ctx context.Context, name, kind string) (signalbox.Device, error) {
+	var d signalbox.Device
+	body := map[string]string{}
+	if kind != "" {
+		body["type"] = kind
+	}
+	_, err := h.do(ctx, http.MethodPost, at("devices", name, "approve"), nil, body, &d)
 	return d, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"signalbox"
@@ -31,6 +32,7 @@ type listDevicesInput struct {
 	Cursor   string   `query:"cursor" doc:"The member next of the page before."`
 	Type     []string `query:"type,explode" doc:"Only devices of this type; several may be given."`
 	Presence string   `query:"presence" enum:"online,offline" doc:"Only devices that are online, or offline."`
+	Pending  string   `query:"pending" enum:"true,false" doc:"Only devices that wait for approval, or only those that do not."`
 	Prefix   string   `query:"prefix" doc:"Only devices whose name begins so."`
 }
 
@@ -75,6 +77,13 @@ type patchDeviceInput struct {
 	}
 }
 
+type approveInput struct {
+	DevicePath
+	Body *struct {
+		Type string `json:"type,omitempty" doc:"The device's type; without it, the one that its mapping gave it."`
+	}
+}
+
 type rotateInput struct {
 	DevicePath
 	Body *struct {
@@ -95,6 +104,8 @@ func (s *server) registerDevices() {
 	remove := operation(http.MethodDelete, "/devices/{name}", "delete-device", tag, "Remove a device", "Its connection ends, its commands are canceled, its history is out of reach.")
 	remove.DefaultStatus = http.StatusNoContent
 	register(s, signalbox.ScopeAdmin, remove, s.deleteDevice)
+	register(s, signalbox.ScopeAdmin, operation(http.MethodPost, "/devices/{name}/approve", "approve-device", tag, "Approve a pending device",
+		"A pending device was seen without being known; its messages are kept from now on. Removing it instead forgets it, until it is seen again."), s.approveDevice)
 	register(s, signalbox.ScopeAdmin, operation(http.MethodPost, "/devices/{name}/secret", "rotate-secret", tag, "Give a device a new secret", "The old one is worth nothing from then on; a live connection ends."), s.rotate)
 	register(s, signalbox.ScopeRead, operation(http.MethodGet, "/devices/{name}/state", "get-state", tag, "Show a device's latest telemetry and presence", ""), s.getState)
 }
@@ -115,14 +126,17 @@ func (s *server) listDevices(_ context.Context, in *listDevicesInput) (*struct{ 
 			break
 		}
 		v := d.View()
-		if in.Presence != "" && string(v.Presence) != in.Presence || len(in.Type) > 0 && !slices.Contains(in.Type, v.Type) {
+		switch {
+		case in.Presence != "" && string(v.Presence) != in.Presence,
+			len(in.Type) > 0 && !slices.Contains(in.Type, v.Type),
+			in.Pending != "" && strconv.FormatBool(v.Pending) != in.Pending:
 			continue
 		}
 		if len(out.Body.Items) == in.Limit {
 			out.Body.Next = encodeCursor(cursorDevice, []byte(out.Body.Items[in.Limit-1].Name))
 			break
 		}
-		out.Body.Items = append(out.Body.Items, viewDevice(v))
+		out.Body.Items = append(out.Body.Items, s.view(d))
 	}
 	return out, nil
 }
@@ -155,7 +169,7 @@ func (s *server) createDevice(ctx context.Context, in *createDeviceInput) (*crea
 	}
 	return &createDeviceOutput{
 		Location: deviceAddress(d.Name),
-		Body:     secretView{Device: viewDevice(d.View()), Secret: made},
+		Body:     secretView{Device: s.view(d), Secret: made},
 	}, nil
 }
 
@@ -167,7 +181,7 @@ func (s *server) getDevice(_ context.Context, in *DevicePath) (*deviceOutput, er
 	if err != nil {
 		return nil, err
 	}
-	return &deviceOutput{viewDevice(d.View())}, nil
+	return &deviceOutput{s.view(d)}, nil
 }
 
 func (s *server) getState(_ context.Context, in *DevicePath) (*struct{ Body stateView }, error) {
@@ -191,7 +205,31 @@ func (s *server) patchDevice(ctx context.Context, in *patchDeviceInput) (*device
 	if err != nil {
 		return nil, err
 	}
-	return &deviceOutput{viewDevice(d.View())}, nil
+	return &deviceOutput{s.view(d)}, nil
+}
+
+func (s *server) approveDevice(ctx context.Context, in *approveInput) (*deviceOutput, error) {
+	d, err := s.device(in.Name)
+	if err != nil {
+		return nil, err
+	}
+	kind := ""
+	if in.Body != nil {
+		kind = in.Body.Type
+	}
+	if err := s.Devices.Approve(ctx, d, kind); err != nil {
+		return nil, err
+	}
+	return &deviceOutput{s.view(d)}, nil
+}
+
+// view is d as the API writes it, with what was seen of it if it is pending.
+func (s *server) view(d *registry.Device) deviceView {
+	v := d.View()
+	if seen, ok := s.Devices.Seen(d.ID); ok && v.Pending {
+		v.LastSeen, v.Dropped, v.Topic = seen.At, seen.Messages, seen.Topic
+	}
+	return viewDevice(v)
 }
 
 func (s *server) deleteDevice(ctx context.Context, in *DevicePath) (*struct{}, error) {
@@ -225,5 +263,5 @@ func (s *server) rotate(ctx context.Context, in *rotateInput) (*secretOutput, er
 	if err := s.Devices.Update(ctx, d, registry.Edit{Secret: &kept}, func() { s.endSession(d, reasonSecret) }); err != nil {
 		return nil, err
 	}
-	return &secretOutput{secretView{Device: viewDevice(d.View()), Secret: made}}, nil
+	return &secretOutput{secretView{Device: s.view(d), Secret: made}}, nil
 }

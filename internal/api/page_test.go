@@ -126,7 +126,7 @@ func TestQueries(t *testing.T) {
 	h.add(t, "esp01", "box")
 	telemetry := v1 + "/devices/esp01/telemetry"
 	run(t, h, []scenario{
-		{name: "unknown", method: "GET", url: v1 + "/devices?lmit=1", as: "read", status: 400, want: []string{`"code":"unknown_parameter"`, `there is no parameter \"lmit\" here; known are cursor, limit, prefix, presence and type`, `"location":"query.lmit"`}},
+		{name: "unknown", method: "GET", url: v1 + "/devices?lmit=1", as: "read", status: 400, want: []string{`"code":"unknown_parameter"`, `there is no parameter \"lmit\" here; known are cursor, limit, pending, prefix, presence and type`, `"location":"query.lmit"`}},
 		{name: "unknown beside known", method: "GET", url: telemetry + "?limit=1&page=2", as: "read", status: 400, want: []string{`\"page\"`}},
 		{name: "unknown where there are none", method: "GET", url: v1 + "/me?x=", as: "read", status: 400, want: []string{"takes no parameters"}},
 		{name: "unknown in a POST", method: "POST", url: v1 + "/devices/esp01/commands?ttl=5s", body: `{"command":"x"}`, as: "command", status: 400, want: []string{`\"ttl\"`, "known are wait"}},

@@ -36,15 +36,18 @@ type deviceView struct {
 	Presence  signalbox.Presence `json:"presence" enum:"online,offline"`
 	Since     Time               `json:"since,omitzero" doc:"When the presence began; absent if the device was never connected."`
 	Disabled  bool               `json:"disabled" doc:"A disabled device keeps its history but cannot log in."`
-	LastSeen  Time               `json:"last_seen,omitzero" doc:"When its last telemetry was received."`
+	Pending   bool               `json:"pending,omitempty" doc:"True: the device was seen without being known, and is disabled until a person approves it."`
+	Dropped   int64              `json:"dropped,omitempty" doc:"Of a pending device: how many of its messages were dropped since the start of the hub."`
+	Topic     string             `json:"topic,omitempty" doc:"Of a pending device: the topic of its latest message."`
+	LastSeen  Time               `json:"last_seen,omitzero" doc:"When its last telemetry was received; of a pending device, its last message."`
 	Address   string             `json:"address,omitempty" doc:"The network address of its latest login."`
-	Protocol  signalbox.Protocol `json:"protocol,omitempty" doc:"The device protocol of the live connection, 1 or 2."`
+	Protocol  signalbox.Protocol `json:"protocol,omitempty" doc:"The device protocol of the live connection, 1 to 4: 1 and 2 are the versions of the WebSocket protocol, 3 is MQTT, 4 mapped MQTT topics without a connection of its own."`
 	CreatedAt Time               `json:"created_at"`
 }
 
 func viewDevice(d signalbox.Device) deviceView {
 	return deviceView{
-		Name: d.Name, Type: d.Type, Status: d.Status, Presence: d.Presence, Since: Time{d.Since}, Disabled: d.Disabled,
+		Name: d.Name, Type: d.Type, Status: d.Status, Presence: d.Presence, Since: Time{d.Since}, Disabled: d.Disabled, Pending: d.Pending, Dropped: d.Dropped, Topic: d.Topic,
 		LastSeen: Time{d.LastSeen}, Address: d.Address, Protocol: d.Protocol, CreatedAt: Time{d.CreatedAt},
 	}
 }
@@ -83,7 +86,7 @@ type commandView struct {
 	Value          *string                `json:"value,omitempty"`
 	State          signalbox.CommandState `json:"state" enum:"queued,sent,delivered,succeeded,failed,expired,timed_out,canceled"`
 	Settled        bool                   `json:"settled" doc:"Waiting any longer is pointless: it has ended, or went to a device that cannot answer."`
-	Protocol       signalbox.Protocol     `json:"protocol,omitempty"`
+	Protocol       signalbox.Protocol     `json:"protocol,omitempty" doc:"The device protocol by which it was sent, 1 to 4 as of devices."`
 	CreatedBy      string                 `json:"created_by,omitempty"`
 	IdempotencyKey string                 `json:"idempotency_key,omitempty"`
 	CreatedAt      Time                   `json:"created_at"`

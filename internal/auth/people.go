@@ -96,13 +96,17 @@ type PeopleConfig struct {
 	Backoff *Backoff
 	// LoginLife is how long a browser login holds without being used (default LoginLife).
 	LoginLife time.Duration
-	Logger    *slog.Logger
+	// Revoked is called with the ID of a token that was revoked, once that is stored; it must not
+	// wait, nor call People. It may be nil.
+	Revoked func(id int64)
+	Logger  *slog.Logger
 }
 
 // People knows who may come in besides devices. NewPeople loads everything; Run writes
 // down what was last used when.
 type People struct {
-	life time.Duration // of a browser login that is not used
+	life    time.Duration // of a browser login that is not used
+	revoked func(id int64)
 
 	store     Store
 	passwords *Passwords
@@ -147,7 +151,7 @@ func NewPeople(ctx context.Context, cfg PeopleConfig) (*People, error) {
 		cfg.LoginLife = LoginLife
 	}
 	p := &People{
-		life:  cfg.LoginLife,
+		life: cfg.LoginLife, revoked: cfg.Revoked,
 		store: cfg.Store, passwords: cfg.Passwords, backoff: cfg.Backoff, log: cfg.Logger, seed: maphash.MakeSeed(),
 		people: map[string]*person{}, byID: map[int64]*person{}, tokens: map[[32]byte]*token{}, named: map[string]*token{}, logins: map[[32]byte]*login{},
 	}

@@ -120,6 +120,9 @@ func (p *People) RevokeToken(ctx context.Context, which string) error {
 		defer p.mu.Unlock()
 		delete(p.tokens, one.hash)
 		delete(p.named, one.Name)
+		if p.revoked != nil {
+			p.revoked(one.ID)
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package command
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -109,19 +110,42 @@ func (r *Road) hand(item outgoing) {
 	sh.mu.Unlock()
 
 	if err := s.Conn.Deliver(&c); err != nil {
-		// Nothing went out. Version 1: it stays at sent, as marked. Version 2: the next
-		// connection gets it.
-		sh.mu.Lock()
-		if e.session == s.ID {
-			e.written = before
-		}
-		sh.mu.Unlock()
+		r.missed(e, s, before, err)
 		r.stats.missed.Add(1)
 		r.logger.Debug("a command could not be handed to its connection", "command_id", c.ID, "device", c.Device, "err", err)
 	}
 }
 
-// Online tells the road that s was attached: what waits for the device is sent, in order.
+// missed notes that nothing went out. Version 1: it stays at sent, as marked. Version 2: the
+// next connection gets it, and so does this one if it only does not listen at present.
+func (r *Road) missed(e *entry, s *session.Session, before bool, err error) {
+	sh := r.shard(s.Device)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	if e.session != s.ID {
+		return
+	}
+	e.written = before
+	if !errors.Is(err, session.ErrNotListening) {
+		return
+	}
+	e.missed = true
+	if l := sh.lanes[s.Device]; l != nil && r.listening(s.Device) == s { // it listened again before this was noted
+		r.kick(l, s.Device)
+	}
+}
+
+// listening gives the device's session if commands can be delivered to it, else nil. One that
+// is there and does not listen (session.Listener) counts as away.
+func (r *Road) listening(id signalbox.DeviceID) *session.Session {
+	if s := r.sessions.Get(id); s != nil && s.Listening() {
+		return s
+	}
+	return nil
+}
+
+// Online tells the road that s was attached, or has begun to listen: what waits for the device
+// is sent, in order.
 func (r *Road) Online(s *session.Session) {
 	sh := r.shard(s.Device)
 	sh.mu.Lock()
@@ -181,7 +205,7 @@ func (r *Road) flushDevice(id signalbox.DeviceID) {
 		return
 	}
 	l.kicked = false
-	if s := r.sessions.Get(id); s != nil {
+	if s := r.listening(id); s != nil {
 		r.flush(l, s, object)
 	}
 	sh.tidy(id)
@@ -192,14 +216,14 @@ func (r *Road) flushDevice(id signalbox.DeviceID) {
 func (r *Road) flush(l *lane, s *session.Session, object []byte) bool {
 	t := time.Now()
 	live := func(e *entry) bool { return e.c.ExpiresAt.IsZero() || e.c.ExpiresAt.After(t) }
-	if s.Protocol.Answers() {
+	if s.Speaks().Answers() {
 		resent := false
 		r.out.mu.Lock()
 		for _, e := range l.open {
-			if e.c.State != signalbox.CommandSent || e.session >= s.ID || e.lapsed || !live(e) {
+			if e.c.State != signalbox.CommandSent || e.session >= s.ID && !e.missed || e.lapsed || !live(e) {
 				continue
 			}
-			e.session, e.handed = s.ID, false
+			e.session, e.handed, e.missed = s.ID, false, false
 			r.out.push(outgoing{e.sentPos, e, s})
 			resent = true
 		}
@@ -212,6 +236,11 @@ func (r *Road) flush(l *lane, s *session.Session, object []byte) bool {
 		e := l.waiting[0]
 		if !live(e) {
 			r.end(l, e, signalbox.CommandExpired, history.Soon)
+			continue
+		}
+		if err := s.Fits(&e.c); err != nil {
+			e.c.Error = clip(err.Error())
+			r.end(l, e, signalbox.CommandFailed, history.Soon)
 			continue
 		}
 		if e.unsaved || r.send(l, e, s, object, history.Now, nil) != nil {
@@ -229,7 +258,7 @@ func (r *Road) send(l *lane, e *entry, s *session.Session, object []byte, u hist
 	c := e.c
 	c.State = signalbox.CommandSent
 	c.SentAt = notBefore(now(), c.CreatedAt)
-	c.Protocol = s.Protocol
+	c.Protocol = s.Speaks()
 	c.Already = c.Value != nil && object != nil && shows(object, c.Name, *c.Value)
 	watch := r.worthWatching(&c)
 	older := l.watched(c.Name)
@@ -254,7 +283,7 @@ func (r *Road) send(l *lane, e *entry, s *session.Session, object []byte, u hist
 
 	// Not e.c = c: what never changes is read without the lock.
 	e.c.State, e.c.SentAt, e.c.Protocol, e.c.Already = c.State, c.SentAt, c.Protocol, c.Already
-	e.session, e.handed, e.sentPos = s.ID, false, pos
+	e.session, e.handed, e.missed, e.sentPos = s.ID, false, false, pos
 	if older != nil {
 		r.unwatch(l, older)
 		r.arm(older)

@@ -21,7 +21,8 @@
 //   - Version 2 devices: at least once under one ID. A sent command without ack is written
 //     again on each new connection that speaks version 2, until it is acknowledged, expired
 //     or timed out. The timeout counts from the first SentAt, the time the hub was down
-//     included.
+//     included. A connection that stopped listening (session.ErrNotListening) between mark and
+//     write gets it when it listens again, in time.
 //   - Expiry. A queued command whose ExpiresAt passes is expired. A sent one without ack
 //     (version 2) is not written again after ExpiresAt: if the device is away at that
 //     moment, it is expired then; if it is connected, it has been given the command, and the
@@ -29,6 +30,9 @@
 //   - A result that comes after timed_out still counts, and so does one after expired if the
 //     command had been sent: the device did report it. Such commands are found in the store
 //     for as long as they are kept. A first result is final.
+//   - A queued command that the device's connection turns out to have no words for
+//     (session.Chooser) goes from queued to failed, with the hub's own error: nothing of it went
+//     out. If the device is online, Submit refuses it.
 //   - Canceled comes from queued. The one exception is a Submit whose caller stops waiting
 //     before the commit: that command is withdrawn if it has not been written yet, whatever
 //     its mark, so that an error answer never hides a later delivery. Its SentAt is zero. It

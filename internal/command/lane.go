@@ -77,6 +77,7 @@ type entry struct {
 	session uint64 // fencing number of the session it is meant for
 	handed  bool   // Deliver was called for that session
 	written bool   // Deliver may have put it on some wire, now or in an earlier life
+	missed  bool   // it was not, for want of a listener: that session may have it all the same
 	lapsed  bool   // ExpiresAt passed while the device had it: not written again
 	watched bool   // in lane.watch
 	stored  bool   // the row says active

@@ -31,8 +31,10 @@ type Outcome struct {
 // idempotency key is free again, and the error is KindUnavailable, unless it was written to
 // the device meanwhile: then it is returned as it is, without an error.
 //
-// Errors: KindInvalid for a bad name, value, ttl, timeout or key; KindNotFound
-// device_not_found; KindConflict device_disabled, device_offline and idempotency_mismatch;
+// Errors: KindInvalid for a bad name, value, ttl, timeout or key, and command_unsuitable for a
+// name or value that the device's connection has no words for; KindNotFound
+// device_not_found; KindConflict device_disabled, device_offline, device_not_listening and
+// idempotency_mismatch;
 // KindLimited too_many_commands; KindUnavailable log_full, log_failing, not_committed,
 // store_unavailable and stopping. With none of these has anything been recorded, except
 // with not_committed a canceled command.
@@ -107,7 +109,7 @@ func (r *Road) accept(ctx context.Context, req *signalbox.CommandRequest, u hist
 	case r.stopping.Load():
 		return ticket{}, signalbox.Errorf(signalbox.KindUnavailable, "stopping", "the hub is stopping and takes no more commands")
 	case r.devices.Disabled(id):
-		return ticket{}, signalbox.Errorf(signalbox.KindConflict, "device_disabled", "the device %q is disabled; enable it to send it commands", req.Device)
+		return ticket{}, signalbox.Errorf(signalbox.KindConflict, "device_disabled", "the device %q is disabled; enable it, or approve it if it waits for that, to send it commands", req.Device)
 	}
 	if err := r.log.Err(); err != nil {
 		return ticket{}, signalbox.Wrap(signalbox.KindUnavailable, "log_failing", err, "the hub cannot write to its disk at present, so the command was not taken")
@@ -118,7 +120,7 @@ func (r *Road) accept(ctx context.Context, req *signalbox.CommandRequest, u hist
 // place gives the command its ID, its place in the device's lane and its place in the log.
 func (r *Road) place(id signalbox.DeviceID, req *signalbox.CommandRequest, u history.Urgency) (ticket, error) {
 	var object []byte
-	known := r.sessions.Get(id) != nil
+	known := r.listening(id) != nil
 	if known {
 		object = r.devices.LatestObject(id)
 	}
@@ -127,10 +129,18 @@ func (r *Road) place(id signalbox.DeviceID, req *signalbox.CommandRequest, u his
 	defer sh.mu.Unlock()
 	l := sh.lane(id)
 	defer sh.tidy(id)
-	s := r.sessions.Get(id)
-	if s == nil && req.TTL == 0 || s != nil && !known && req.TTL == 0 {
+	s := r.listening(id)
+	if deaf := r.sessions.Get(id); req.TTL == 0 && s == nil && deaf != nil {
+		return ticket{}, notListening(deaf, req.Device)
+	}
+	if req.TTL == 0 && (s == nil || !known) {
 		return ticket{}, signalbox.Errorf(signalbox.KindConflict, "device_offline",
 			"the device %q is offline; a ttl greater than 0 lets the command wait for it", req.Device)
+	}
+	if s != nil {
+		if err := s.Fits(&signalbox.Command{Device: req.Device, Name: req.Name, Value: req.Value}); err != nil {
+			return ticket{}, err
+		}
 	}
 	if r.held.Load() >= int64(r.cfg.MaxActive) {
 		return ticket{}, signalbox.Errorf(signalbox.KindLimited, "too_many_commands",
@@ -159,6 +169,16 @@ func (r *Road) place(id signalbox.DeviceID, req *signalbox.CommandRequest, u his
 	r.admit(sh, e)
 	r.stats.submitted.Add(1)
 	return ticket{c: e.c, e: e, pos: e.pos, own: true}, nil
+}
+
+// notListening says why the device of s, which is there, takes no command.
+func notListening(s *session.Session, device string) error {
+	if s.Protocol == signalbox.ProtocolMapped {
+		return signalbox.Errorf(signalbox.KindConflict, "device_not_listening",
+			"the device %q takes no commands: none of the mappings by which it came says how commands go out", device)
+	}
+	return signalbox.Errorf(signalbox.KindConflict, "device_not_listening",
+		"the device %q is connected but has not subscribed to its commands (signalbox/%s/command); a ttl greater than 0 lets the command wait for that", device, device)
 }
 
 // enter sends e, or queues it when the device is away. On an error it was not recorded.

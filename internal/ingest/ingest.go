@@ -59,6 +59,11 @@ type Message struct {
 	TimeMicros int64
 	// Boot and Seq order the messages of one power-up; Seq 0 for none.
 	Boot, Seq uint64
+	// Also is an entry to append behind the message's own in the same commit, nil for none. It
+	// is appended with Stored alone, and its position is what settles.
+	Also *signalbox.Entry
+	// Awaited says that somebody waits for the commit; it goes without saying with a Seq.
+	Awaited bool
 }
 
 // Stats counts since the start.
@@ -107,19 +112,22 @@ func (r *Road) Telemetry(d *registry.Device, sessionID uint64, m *Message) (sett
 		r.stats.Stale.Add(1)
 		return 0, Stale
 	}
-	urgency := history.Soon
 	if m.Seq != 0 {
 		if s.Boot == m.Boot && m.Seq <= s.Seq {
 			r.stats.Duplicates.Add(1)
 			return s.SeqPosition, Duplicate
 		}
-		urgency = history.Acked
 	}
+	return r.keep(d, s, m)
+}
+
+// keep takes a message that is to be stored into log and state. The caller holds d's lock.
+func (r *Road) keep(d *registry.Device, s *registry.State, m *Message) (settles signalbox.Position, v Verdict) {
 	r.devices.Touch(d)
 	e, _ := r.entries.Get().(*signalbox.Entry)
 	*e = signalbox.Entry{Device: d.ID, Kind: signalbox.EntryTelemetry, TimeMicros: r.plausible(m.TimeMicros), Boot: m.Boot, Seq: m.Seq, Body: m.Body}
 	defer r.entries.Put(e)
-	if err := r.log.Append(e, urgency); err != nil {
+	if err := r.append(e, m.Also, m.urgency()); err != nil {
 		return 0, r.refused(err)
 	}
 	s.Position, s.ReceivedMicros, s.TimeMicros, s.Reported = e.Position, e.ReceivedMicros, e.TimeMicros, true
@@ -134,7 +142,15 @@ func (r *Road) Telemetry(d *registry.Device, sessionID uint64, m *Message) (sett
 	if r.commands.Watching(d.ID) {
 		r.commands.Telemetry(e)
 	}
-	return e.Position, Stored
+	return last(e, m.Also), Stored
+}
+
+// append puts e into the log, and also behind it in the same commit unless that is nil.
+func (r *Road) append(e, also *signalbox.Entry, u history.Urgency) error {
+	if also == nil {
+		return r.log.Append(e, u)
+	}
+	return r.log.AppendBoth(e, also, u)
 }
 
 // Settle notes that a message was refused for good: its sequence number counts as done.
@@ -198,7 +214,7 @@ func (r *Road) Connect(d *registry.Device, s *session.Session, address netip.Add
 		from = address.String()
 	}
 	r.devices.Touch(d)
-	e, err := r.presence(d.ID, signalbox.PresenceChange{Presence: signalbox.Online, Session: s.ID, Address: from, Protocol: s.Protocol})
+	e, err := r.presence(d.ID, signalbox.PresenceChange{Presence: signalbox.Online, Session: s.ID, Address: from, Protocol: s.Protocol}, nil)
 	if err != nil {
 		return nil, r.refused(err)
 	}
@@ -227,7 +243,7 @@ func (r *Road) Disconnect(d *registry.Device, s *session.Session, reason string)
 // all the same: after a restart the device would be found offline too.
 func (r *Road) offline(d *registry.Device, state *registry.State, reason string) error {
 	r.devices.Touch(d)
-	e, err := r.presence(d.ID, signalbox.PresenceChange{Presence: signalbox.Offline, Session: state.Session, Reason: reason})
+	e, err := r.presence(d.ID, signalbox.PresenceChange{Presence: signalbox.Offline, Session: state.Session, Reason: reason}, nil)
 	state.SinceMicros = e.ReceivedMicros
 	if err != nil {
 		state.SinceMicros = time.Now().UnixMicro()
@@ -255,13 +271,13 @@ func (r *Road) Begin() {
 	}
 }
 
-func (r *Road) presence(id signalbox.DeviceID, p signalbox.PresenceChange) (signalbox.Entry, error) {
+func (r *Road) presence(id signalbox.DeviceID, p signalbox.PresenceChange, also *signalbox.Entry) (signalbox.Entry, error) {
 	e := signalbox.Entry{Device: id, Kind: signalbox.EntryPresence}
 	var err error
 	if e.Body, err = json.Marshal(p); err != nil {
 		return e, fmt.Errorf("encode presence: %w", err)
 	}
-	err = r.log.Append(&e, history.Soon)
+	err = r.append(&e, also, history.Soon)
 	return e, err
 }
 

@@ -21,11 +21,12 @@ type Device struct {
 	kind      *string // its type, shared by all devices of it
 	secret    store.Secret
 	disabled  bool
+	pending   bool
 	removed   bool
 	dirty     bool // its state changed since it was last stored
 	ID        signalbox.DeviceID
-	createdMs int64
 	version   uint32 // of the secret
+	createdMs int64
 
 	state State
 }
@@ -136,6 +137,13 @@ func (d *Device) Type() string {
 	return *d.kind
 }
 
+// Pending reports whether the device waits for a person to approve it. It is disabled as well.
+func (d *Device) Pending() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.pending
+}
+
 // Disabled reports whether the device may not log in.
 func (d *Device) Disabled() bool {
 	d.mu.Lock()
@@ -163,7 +171,7 @@ func (d *Device) View() signalbox.Device {
 	defer d.mu.Unlock()
 	v := signalbox.Device{
 		ID: d.ID, Name: d.Name, Type: *d.kind, Status: d.status(), Presence: signalbox.Offline, Since: fromMicros(d.state.SinceMicros),
-		Disabled: d.disabled, LastSeen: fromMicros(d.state.ReceivedMicros), CreatedAt: time.UnixMilli(d.createdMs).UTC(),
+		Disabled: d.disabled, Pending: d.pending, LastSeen: fromMicros(d.state.ReceivedMicros), CreatedAt: time.UnixMilli(d.createdMs).UTC(),
 	}
 	if d.state.Session != 0 {
 		v.Presence, v.Protocol = signalbox.Online, d.state.Protocol

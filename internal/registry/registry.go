@@ -33,10 +33,14 @@ type Registry struct {
 	changes int        // of the list, ever
 	sorting sync.Mutex // held while sorted is made, outside of mu
 
+	removed func(signalbox.DeviceID) // by OnRemove
+
 	dirtyMu    sync.Mutex
 	dirty      []*Device
 	checkpoint signalbox.Position
 	hold       *history.Hold // what follows the checkpoint stays in the log
+
+	quarantine quarantine
 }
 
 // New makes an empty registry over st.
@@ -80,7 +84,7 @@ func (r *Registry) Load(ctx context.Context, log *history.Log) error {
 }
 
 func (r *Registry) newDevice(row store.Device) *Device {
-	return &Device{ID: row.ID, Name: row.Name, kind: r.kind(row.Type), secret: row.Secret, disabled: row.Disabled, createdMs: row.CreatedAt.UnixMilli()}
+	return &Device{ID: row.ID, Name: row.Name, kind: r.kind(row.Type), secret: row.Secret, disabled: row.Disabled, pending: row.Pending, createdMs: row.CreatedAt.UnixMilli()}
 }
 
 // kind gives the one text of a type that all its devices share.
@@ -116,6 +120,9 @@ func (r *Registry) put(d *Device) {
 	r.sorted = nil
 	r.count++
 	r.changes++
+	if d.pending {
+		r.quarantine.put(d.ID)
+	}
 }
 
 // Find looks a device up by name, nil without one.
@@ -251,7 +258,7 @@ func (r *Registry) AddAll(ctx context.Context, list []NewDevice, also func(tx *s
 				have = seen[n.Name]
 			}
 			if have != nil {
-				out[i] = Outcome{Device: have, Err: taken(n.Name)}
+				out[i] = Outcome{Device: have, Err: taken(have)}
 				continue
 			}
 			row := store.Device{Name: n.Name, Type: n.Type, Secret: n.Secret, CreatedAt: now}
@@ -298,8 +305,11 @@ func (r *Registry) begin(ctx context.Context) error {
 	return err
 }
 
-func taken(name string) error {
-	return signalbox.Errorf(signalbox.KindConflict, "name_taken", "a device named %q exists already", name)
+func taken(have *Device) error {
+	if have.Pending() {
+		return signalbox.Errorf(signalbox.KindConflict, "name_taken", "a device named %q exists already: it was seen, and waits for approval", have.Name)
+	}
+	return signalbox.Errorf(signalbox.KindConflict, "name_taken", "a device named %q exists already", have.Name)
 }
 
 // Edit is a change of a device; nil fields stay as they are.
@@ -309,7 +319,8 @@ type Edit struct {
 	Disabled *bool
 }
 
-// Update changes a device. Ending its connection, where the change asks for it, is done by
+// Update changes a device; KindConflict (device_pending) for one that is to be enabled and
+// waits for approval. Ending its connection, where the change asks for it, is done by
 // then (may be nil): it is called when the change is stored, which may come out later than
 // Update ends, and like what store.Tx.Then is given.
 func (r *Registry) Update(ctx context.Context, d *Device, e Edit, then func()) error {
@@ -322,12 +333,12 @@ func (r *Registry) Update(ctx context.Context, d *Device, e Edit, then func()) e
 		return err
 	}
 	defer r.changing.Unlock()
-	d.mu.Lock()
-	row := store.Device{ID: d.ID, Type: *d.kind, Secret: d.secret, Disabled: d.disabled}
-	removed := d.removed
-	d.mu.Unlock()
-	if removed {
+	row, removed := d.row()
+	switch {
+	case removed:
 		return NotFound(d.Name)
+	case row.Pending && e.Disabled != nil && !*e.Disabled:
+		return signalbox.Errorf(signalbox.KindConflict, "device_pending", "the device %q waits for approval: approve it instead", d.Name)
 	}
 	if e.Type != nil {
 		row.Type = *e.Type
@@ -338,23 +349,41 @@ func (r *Registry) Update(ctx context.Context, d *Device, e Edit, then func()) e
 	if e.Disabled != nil {
 		row.Disabled = *e.Disabled
 	}
-	kind := r.kind(row.Type)
+	edit := r.edit(d, row)
 	return r.st.Update(ctx, func(tx *store.Tx) error {
-		tx.Then(func() { d.edit(kind, row) })
+		tx.Then(edit)
 		tx.Then(then)
 		return tx.UpdateDevice(ctx, row)
 	})
 }
 
-// edit makes d what row says.
-func (d *Device) edit(kind *string, row store.Device) {
+// edit gives what makes d what row says. The caller holds r.changing.
+func (r *Registry) edit(d *Device, row store.Device) func() {
+	kind := r.kind(row.Type)
+	return func() {
+		d.mu.Lock()
+		if d.secret != row.Secret {
+			d.version++
+		}
+		approved := d.pending && !row.Pending
+		d.kind, d.secret, d.disabled, d.pending = kind, row.Secret, row.Disabled, row.Pending
+		d.mu.Unlock()
+		if approved {
+			r.quarantine.drop(d.ID)
+		}
+	}
+}
+
+// row is d as the store has it, as far as it can change, and whether it was removed.
+func (d *Device) row() (row store.Device, removed bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.secret != row.Secret {
-		d.version++
-	}
-	d.kind, d.secret, d.disabled = kind, row.Secret, row.Disabled
+	return store.Device{ID: d.ID, Type: *d.kind, Secret: d.secret, Disabled: d.disabled, Pending: d.pending}, d.removed
 }
+
+// OnRemove registers f to be called when a device was removed for good; f must not wait, nor
+// change the list. Register before anything is removed.
+func (r *Registry) OnRemove(f func(signalbox.DeviceID)) { r.removed = f }
 
 // Remove deletes a device. Ending its connection and its commands is done by then, as for
 // Update.
@@ -382,9 +411,13 @@ func (r *Registry) drop(d *Device) {
 	r.count--
 	r.changes++
 	r.mu.Unlock()
+	r.quarantine.drop(d.ID)
 	d.mu.Lock()
 	d.removed = true
 	d.mu.Unlock()
+	if r.removed != nil {
+		r.removed(d.ID)
+	}
 }
 
 // NotFound is the error for a name that no device has.

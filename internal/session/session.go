@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -17,6 +18,53 @@ type Conn interface {
 	Deliver(c *signalbox.Command) error
 	// End closes the connection; reason is one of those of signalbox.PresenceChange.
 	End(reason string)
+}
+
+// ErrNotListening is Deliver's error when the device has stopped listening (Listener) since the
+// command was marked. It is tried again when the device listens again.
+var ErrNotListening = errors.New("the device has not subscribed to its commands")
+
+// Listener is a Conn that may be there without taking commands: an MQTT device that has not
+// subscribed to them. Listening may be called with locks held, and must not take any.
+type Listener interface {
+	Listening() bool
+}
+
+// Listening reports whether commands can be delivered to s.
+func (s *Session) Listening() bool {
+	l, ok := s.Conn.(Listener)
+	return !ok || l.Listening()
+}
+
+// Chooser is a Conn that cannot say every command. Fits may be called with locks held, and must
+// not take any.
+type Chooser interface {
+	// Fits tells why the command's name and value cannot be delivered, whatever happens; nil
+	// when they can.
+	Fits(c *signalbox.Command) error
+}
+
+// Fits tells why c can never be delivered to s, nil when it can.
+func (s *Session) Fits(c *signalbox.Command) error {
+	if f, ok := s.Conn.(Chooser); ok {
+		return f.Fits(c)
+	}
+	return nil
+}
+
+// Speaker is a Conn whose commands go out by another protocol than the session's: a device
+// with an MQTT connection of its own that hears its commands on mapped topics. Speaks may be
+// called with locks held, and must not take any.
+type Speaker interface {
+	Speaks() signalbox.Protocol
+}
+
+// Speaks is the protocol by which commands go to s.
+func (s *Session) Speaks() signalbox.Protocol {
+	if p, ok := s.Conn.(Speaker); ok {
+		return p.Speaks()
+	}
+	return s.Protocol
 }
 
 // Session is one authenticated connection of a device. It does not change once attached.
