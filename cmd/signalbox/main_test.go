@@ -205,8 +205,8 @@ type hub struct {
 	dir string
 	// addresses are those of addresses.json.
 	addresses struct {
-		HTTP, Devices string
-		TLS           string `json:"devices_tls"`
+		HTTP, Devices, MQTT string
+		TLS                 string `json:"devices_tls"`
 	}
 	local *http.Client
 }
@@ -234,7 +234,7 @@ func startHub(t *testing.T, dir string) *hub {
 }
 
 func serveArgs(dir string) []string {
-	return []string{"serve", "--data", dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0"}
+	return []string{"serve", "--data", dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"}
 }
 
 // startAs starts a hub on dir by a process that was prepared for it.

@@ -41,7 +41,7 @@ func TestCannotStart(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			stdout, stderr, code := run(t, "", append([]string{"serve"}, test.args...)...)
+			stdout, stderr, code := run(t, "", append([]string{"serve", "--mqtt", "off"}, test.args...)...)
 			t.Log(stderr)
 			if code != 1 {
 				t.Errorf("the exit code is %d", code)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -34,12 +35,16 @@ type Options struct {
 	Config  Config
 	Logger  *slog.Logger
 	Version string
+	// From tells which settings somebody made, by key, as LoadedConfig.From: a default port that is
+	// taken is done without, one that was asked for is an error.
+	From map[string]string
 }
 
 // App is an open hub. Open gives one that works in its own process only; Serve opens its
 // doors to others.
 type App struct {
 	cfg     Config
+	from    map[string]string // Options.From
 	logger  *slog.Logger
 	version string
 	lock    *os.File
@@ -56,6 +61,7 @@ type App struct {
 	commands  *command.Road
 	ingest    *ingest.Road
 	gateway   *gateway.Gateway
+	mqtt      mqttParts
 	replays   *replay.Manager
 	logins    *auth.DeviceLogins
 	retention *retainer
@@ -92,7 +98,7 @@ func Open(ctx context.Context, o Options) (*App, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	a := &App{cfg: o.Config, logger: o.Logger, version: o.Version, began: time.Now(), addresses: map[string]string{}, stopping: make(chan struct{})}
+	a := &App{cfg: o.Config, from: o.From, logger: o.Logger, version: o.Version, began: time.Now(), addresses: map[string]string{}, stopping: make(chan struct{})}
 	a.files = divide(openFiles(), &a.cfg)
 	if err := os.MkdirAll(a.cfg.Data, 0o700); err != nil {
 		return nil, signalbox.Wrap(signalbox.KindUnavailable, "data_unusable", err, "the data directory %s cannot be made", a.cfg.Data)
@@ -188,7 +194,7 @@ func (a *App) openRoads(ctx context.Context) (err error) {
 		return err
 	}
 	a.people, err = auth.NewPeople(ctx, auth.PeopleConfig{
-		Store: a.store, Backoff: auth.NewBackoff(auth.BackoffConfig{Max: a.cfg.Login.BackoffMax}), LoginLife: a.cfg.Login.Session, Logger: a.logger,
+		Store: a.store, Backoff: auth.NewBackoff(auth.BackoffConfig{Max: a.cfg.Login.BackoffMax}), LoginLife: a.cfg.Login.Session, Revoked: a.forgetToken, Logger: a.logger,
 	})
 	if err != nil {
 		return err
@@ -219,7 +225,7 @@ func (a *App) openRoads(ctx context.Context) (err error) {
 	}, gateway.Parts{
 		Devices: a.devices, Sessions: a.sessions, Ingest: a.ingest, Commands: a.commands, Log: a.log, Logins: a.logins,
 	})
-	return nil
+	return a.openMQTT(ctx)
 }
 
 const (
@@ -239,10 +245,12 @@ func (a *App) start(ctx context.Context) {
 	roads, endRoads := context.WithCancel(ctx)
 	a.endLog, a.endRoads = endLog, endRoads
 	a.logDone.Go(func() { a.logErr = a.log.Run(logCtx, logGrace) })
-	for name, run := range map[string]func(context.Context) error{
+	work := a.mqttWork()
+	maps.Copy(work, map[string]func(context.Context) error{
 		"commands": a.commands.Run, "gateway": a.gateway.Run, "people": a.people.Run, "checkpoint": a.runCheckpoints, "clock": a.runClock,
 		"retention": a.retention.run, "plain": a.runPlain,
-	} {
+	})
+	for name, run := range work {
 		a.roads.Go(func() {
 			if err := run(roads); err != nil && roads.Err() == nil {
 				a.logger.Error("a part of the hub ended early", "part", name, "err", err)

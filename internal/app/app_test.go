@@ -39,7 +39,7 @@ func (w *written) String() string {
 // testConfig is that of a hub on free ports.
 func testConfig(dir string) Config {
 	c := DefaultConfig()
-	c.Data, c.HTTP.Listen, c.Devices.Listen = dir, "127.0.0.1:0", "127.0.0.1:0"
+	c.Data, c.HTTP.Listen, c.Devices.Listen, c.MQTT.Listen = dir, "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	return c
 }
 

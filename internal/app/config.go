@@ -24,6 +24,7 @@ type Config struct {
 
 	HTTP      HTTPConfig
 	Devices   DevicesConfig
+	MQTT      MQTTConfig
 	Telemetry TelemetryConfig
 	History   HistoryConfig
 	Replay    ReplayConfig
@@ -202,6 +203,7 @@ func DefaultConfig() Config {
 			PingMisses:            2,
 			Backoff:               BackoffConfig{Failures: 5, Max: 30 * time.Second, Remembered: 65536, DailyGuesses: auth.DefaultDailyGuesses},
 		},
+		MQTT:      defaultMQTT(),
 		Telemetry: TelemetryConfig{MaxKeys: 256, MaxDepth: 16, Past: 30 * day, Future: time.Minute},
 		History: HistoryConfig{
 			Mode: historyChunks, MaxWait: 50 * time.Millisecond, AckWait: 2 * time.Millisecond,

@@ -71,7 +71,7 @@ Signalbox needs none: every setting has a default. A setting is looked for in th
 1. the defaults below,
 2. a YAML file: the one named by ` + "`--config`" + ` or ` + "`SIGNALBOX_CONFIG`" + `, otherwise ` + "`" + ConfigName + "`" + ` in the data directory if it exists,
 3. environment variables; one with an empty value counts as not set,
-4. flags of ` + "`signalbox serve`" + `: ` + "`--data`, `--store`, `--http`, `--devices`, `--history`, `--log-level`, `--log-format`" + `, and ` + "`--set KEY=VALUE`" + ` for every other key.
+4. flags of ` + "`signalbox serve`" + `: ` + "`--data`, `--store`, `--http`, `--devices`, `--mqtt`, `--history`, `--log-level`, `--log-format`" + `, and ` + "`--set KEY=VALUE`" + ` for every other key.
 
 In YAML the dots are nesting: ` + "`http.listen`" + ` is the key ` + "`listen`" + ` in the section ` + "`http`" + `. A key or variable that is not known is an
 error that names the nearest one, if one looks like it. Sizes are written as ` + "`512KiB`, `64MiB`" + ` (1024) or ` + "`64MB`" + ` (1000), durations as ` + "`500ms`, `10s`, `5m`,\n`12h`, `30d`" + `.

@@ -15,7 +15,7 @@ import (
 func settings() []setting {
 	var all []setting
 	for _, section := range [][]setting{
-		placeSettings(), httpSettings(), deviceSettings(), telemetrySettings(), historySettings(), replaySettings(), commandSettings(), peopleSettings(),
+		placeSettings(), httpSettings(), deviceSettings(), mqttSettings(), homeAssistantSettings(), mqttLimitSettings(), telemetrySettings(), historySettings(), replaySettings(), commandSettings(), peopleSettings(),
 	} {
 		all = append(all, section...)
 	}
@@ -25,17 +25,21 @@ func settings() []setting {
 // sections says what each group of keys is about, by its first word.
 func sections() map[string]string {
 	return map[string]string{
-		"http":            "The port of people and programs: the page, the HTTP API, metrics.",
-		"http.tls":        "HTTPS: with both files the port speaks TLS.",
-		"devices":         "The port of devices: WebSocket, on any path.",
-		"devices.tls":     "A second port for devices, which speaks TLS.",
-		"devices.backoff": "Failed logins of devices, counted per name-and-address and per address, never per name alone.",
-		"telemetry":       "What one message of a device may hold.",
-		"history":         "The durable log.",
-		"replay":          "History played again, as if it came now.",
-		"commands":        "Commands to devices.",
-		"login":           "Logins of people.",
-		"log":             "What the hub says about itself, on standard error.",
+		"http":               "The port of people and programs: the page, the HTTP API, metrics.",
+		"http.tls":           "HTTPS: with both files the port speaks TLS.",
+		"devices":            "The port of devices: WebSocket, on any path.",
+		"devices.tls":        "A second port for devices, which speaks TLS.",
+		"devices.backoff":    "Failed logins of devices, counted per name-and-address and per address, never per name alone.",
+		"mqtt":               "The port of MQTT clients, 3.1.1 and 5.0. They are served over WebSocket, too: at /mqtt of the HTTP port.",
+		"mqtt.tls":           "MQTT with TLS: with both files a second port is opened.",
+		"mqtt.homeassistant": "Shows the devices in Home Assistant; docs/mqtt-homeassistant.md has all of it.",
+		"mqtt.limits":        "What MQTT clients may use, and what the broker keeps for them.",
+		"telemetry":          "What one message of a device may hold.",
+		"history":            "The durable log.",
+		"replay":             "History played again, as if it came now.",
+		"commands":           "Commands to devices.",
+		"login":              "Logins of people.",
+		"log":                "What the hub says about itself, on standard error.",
 	}
 }
 

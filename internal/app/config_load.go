@@ -119,6 +119,7 @@ func (c *Config) check(faults *faults) {
 	if c.Devices.TLS.Listen == "" && c.Devices.TLS.Cert != "" {
 		faults.add("devices.tls.cert is set but devices.tls.listen is empty, so that no port would use it")
 	}
+	c.checkMQTT(faults, pair)
 	if c.Devices.Outbox < c.Devices.MaxFrame/8 {
 		faults.add("devices.outbox = %s is too small beside devices.max_frame = %s; at least an eighth of it is needed",
 			formatSize(c.Devices.Outbox), formatSize(c.Devices.MaxFrame))
@@ -278,6 +279,8 @@ func flagOf(key string) string {
 		return "--http"
 	case "devices.listen":
 		return "--devices"
+	case "mqtt.listen":
+		return "--mqtt"
 	case "store":
 		return "--store"
 	case "history.mode":
@@ -304,6 +307,7 @@ func Variables() []Variable {
 	all := []Variable{
 		{"SIGNALBOX_HTTP", "http.listen", ""},
 		{"SIGNALBOX_DEVICES", "devices.listen", ""},
+		{"SIGNALBOX_MQTT", "mqtt.listen", ""},
 		{"SIGNALBOX_HISTORY", "history.mode", ""},
 		{"SIGNALBOX_CONFIG", "", "The configuration file, as --config."},
 		{"SIGNALBOX_ADMIN_PASSWORD", "", "The password of the user admin, when the first start of a hub makes that user; otherwise a random one is made."},

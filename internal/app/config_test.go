@@ -91,7 +91,7 @@ func TestNearest(t *testing.T) {
 	for name, want := range map[string]string{
 		"servce": "serve", "sevre": "serve", "lsit": "list", "lst": "list", "dveice": "device", "max_frame": "devices.max_frame",
 		"http.max_frame": "devices.max_frame", "devices.maxframe": "devices.max_frame", "device.listn": "devices.listen",
-		"frobnicate": "", "x": "", "": "", "mqtt.listen": "",
+		"frobnicate": "", "x": "", "": "", "coap.listen": "",
 	} {
 		if got := Nearest(name, names); got != want {
 			t.Errorf("%q is near %q, want %q", name, got, want)
@@ -164,7 +164,7 @@ func TestConfigFaults(t *testing.T) {
 		{name: "key with a near section", yaml: "device.listen: :80\n", want: []string{`nearest is "devices.listen"`}},
 		{name: "nothing near", yaml: "frobnicate: 5\n", want: []string{`no key "frobnicate"; «signalbox config doc» lists all`}},
 		{name: "nothing near in a section", yaml: "login: {frobnicate: 5}\n", want: []string{"the section login holds login.backoff_max, login.session"}},
-		{name: "another protocol's section", yaml: "mqtt.listen: :1883\n", want: []string{`no key "mqtt.listen"; «signalbox config doc» lists all`}},
+		{name: "another protocol's section", yaml: "coap.listen: :5683\n", want: []string{`no key "coap.listen"; «signalbox config doc» lists all`}},
 		{name: "section as a flag", flags: map[string]string{"http": ":80"}, want: []string{"--set: http is a section; it holds http.listen"}},
 		{name: "section as value", yaml: "http: 8080\n", want: []string{"hub.yaml:1: http is a section", "http.listen"}},
 		{name: "key as section", yaml: "data:\n  dir: x\n", want: []string{"data is a single key"}},

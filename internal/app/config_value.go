@@ -129,21 +129,22 @@ func level(key string, at func(*Config) *slog.Level) setting {
 }
 
 func truth(key string, at func(*Config) *bool) setting {
-	parse := func(value any) (bool, error) {
-		s, err := scalar(value)
-		if err != nil {
-			return false, err
-		}
-		switch strings.ToLower(s) {
-		case "true", "yes", "on", "1":
-			return true, nil
-		case "false", "no", "off", "0":
-			return false, nil
-		default:
-			return false, errors.New("it is neither true nor false")
-		}
+	return newSetting(key, "true or false", at, truthOf, strconv.FormatBool)
+}
+
+func truthOf(value any) (bool, error) {
+	s, err := scalar(value)
+	if err != nil {
+		return false, err
 	}
-	return newSetting(key, "true or false", at, parse, strconv.FormatBool)
+	switch strings.ToLower(s) {
+	case "true", "yes", "on", "1":
+		return true, nil
+	case "false", "no", "off", "0":
+		return false, nil
+	default:
+		return false, errors.New("it is neither true nor false")
+	}
 }
 
 func number(key string, at func(*Config) *int, low, high int) setting {
@@ -215,6 +216,9 @@ func texts(value any) ([]string, error) {
 			s, err := scalar(item)
 			if err != nil {
 				return nil, err
+			}
+			if strings.TrimSpace(s) == "" {
+				return nil, errors.New("an item of the list is empty")
 			}
 			parts = append(parts, s)
 		}

@@ -81,6 +81,14 @@ func spelled(node *yaml.Node) any {
 			items = append(items, spelled(item))
 		}
 		return items
+	case node.Kind == yaml.MappingNode:
+		fields := make(map[string]any, len(node.Content)/2)
+		for i := 0; i+1 < len(node.Content); i += 2 {
+			fields[node.Content[i].Value] = spelled(node.Content[i+1])
+		}
+		return fields
+	case node.Kind == yaml.AliasNode:
+		return spelled(node.Alias)
 	case node.Kind == yaml.ScalarNode && node.Tag != "!!null":
 		return node.Value
 	default:

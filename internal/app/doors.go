@@ -46,7 +46,7 @@ func (a *App) Ready(context.Context) []api.Check {
 		hub.OK, hub.Message = false, "the hub is stopping"
 	default:
 	}
-	return []api.Check{hub, storage, a.clockCheck()}
+	return append([]api.Check{hub, storage, a.clockCheck(), a.mqttCheck(), a.queueCheck()}, a.linkChecks()...)
 }
 
 // register adds metrics of parts that come late.

@@ -54,10 +54,21 @@ func (a *App) Listen(ctx context.Context) error {
 	for _, d := range doors {
 		err = errors.Join(err, d.listen.Close())
 	}
-	if a.group != nil {
-		err = errors.Join(err, a.group.Close(ctx))
+	for _, g := range a.groups() {
+		err = errors.Join(err, g.Close(ctx))
 	}
 	return err
+}
+
+// groups are the loops of device connections, as far as they are there.
+func (a *App) groups() []*loop.Group {
+	var all []*loop.Group
+	for _, g := range []*loop.Group{a.group, a.mqtt.group} {
+		if g != nil {
+			all = append(all, g)
+		}
+	}
+	return all
 }
 
 // Serve serves at the doors, which it opens if Listen has not. ready is called once all of
@@ -130,7 +141,10 @@ func (a *App) closeUnserved() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), logGrace)
 	defer cancel()
-	return errors.Join(append(errs, a.group.Close(ctx), os.Remove(filepath.Join(a.cfg.Data, SocketName)))...)
+	for _, g := range a.groups() {
+		errs = append(errs, g.Close(ctx))
+	}
+	return errors.Join(append(errs, os.Remove(filepath.Join(a.cfg.Data, SocketName)))...)
 }
 
 // openDoors gives those it has opened with an error, too.
@@ -171,7 +185,12 @@ func (a *App) openDoors(ctx context.Context) (doors []door, err error) {
 	open("devices_tls", "devices.tls.listen", d.TLS.Listen, func(ctx context.Context, l net.Listener) error {
 		return a.group.ServeTLS(ctx, l, deviceTLS, a.sockets)
 	})
-	a.http = a.httpServer(refuseCrowd(a.handler))
+	if err == nil {
+		var more []door
+		more, err = a.openMQTTDoors(ctx, a.from)
+		doors = append(doors, more...)
+	}
+	a.http = a.httpServer(refuseCrowd(a.withMQTT(a.handler)))
 	a.http.ConnContext = markCrowd
 	if t := a.cfg.HTTP.TLS; t.Cert != "" && err == nil {
 		a.http.TLSConfig, err = certificate(t.Cert, t.Key)
@@ -229,8 +248,8 @@ func (a *App) httpServer(h http.Handler) *http.Server {
 
 // closeDoors is steps 1 and 2 of the order in Serve.
 func (a *App) closeDoors(ctx context.Context) {
-	if a.group != nil {
-		if err := a.group.Close(ctx); err != nil {
+	for _, g := range a.groups() {
+		if err := g.Close(ctx); err != nil {
 			a.logger.Warn("some device connections had to be cut", "err", err)
 		}
 	}
@@ -244,7 +263,7 @@ func (a *App) closeDoors(ctx context.Context) {
 	}
 }
 
-// Addresses are those of the open listeners, by key: http, devices, devices_tls.
+// Addresses are those of the open listeners, by key: http, devices, devices_tls, mqtt, mqtt_tls.
 func (a *App) Addresses() map[string]string {
 	a.addressMu.Lock()
 	defer a.addressMu.Unlock()

@@ -25,10 +25,10 @@ type Options struct {
 	Connections int           // default by mode
 	Duration    time.Duration // of one load; default 10 s
 	Runs        int           // of each variant; medians are reported; default 3, history 1
-	Rate        float64       // commands per second (commands: default 1,000), messages per second (survive: default 20,000)
+	Rate        float64       // commands per second (commands: default 1,000), messages per second (survive: default 20,000; mqtt, subscriber: default as fast as it goes)
 	Background  float64       // telemetry messages per second beside commands; default 5,000; negative none
-	Rounds      int           // of survive; default 20
-	Workers     int           // goroutines of the load generator; default 1, for connections and reconnect one a processor
+	Rounds      int           // of survive, also that of mqtt; default 20
+	Workers     int           // goroutines of the load generator; default 1, for connections (also those of mqtt) and reconnect one a processor
 	Variants    []string      // of a mode, default all; see Modes
 	Store       string        // history: URL of an empty database on a server; default SQLite
 	Messages    int           // history: messages asked about; default 10 million
@@ -52,6 +52,7 @@ func Modes() []Mode {
 		{"commands", "latency of a command over the API to the device and its result back", nil, runCommands},
 		{"reconnect", "all devices drop and return at once", []string{"reset", "close"}, runReconnect},
 		{"survive", "kill -9 in the middle of telemetry: is all that was acknowledged there?", []string{"telemetry", "history"}, runSurvive},
+		{"mqtt", "MQTT beside Mosquitto: connections, publishing, one subscriber, kill -9", []string{"connections", "qos0", "qos1", "subscriber", "survive"}, runMQTT},
 		{"history", "intake, disk, questions and export of the history engine by itself, beside a row a message", []string{"intake", "rows", "questions"}, runHistory},
 		{"sessions", "a million sessions in process: bytes each, pauses of the garbage collector", nil, runSessions},
 	}
@@ -98,7 +99,7 @@ func newBencher(m Mode, o Options) (*bencher, error) {
 	if o.Duration <= 0 {
 		o.Duration = 10 * time.Second
 	}
-	if o.Workers <= 0 {
+	if o.Workers <= 0 && m.Name != "mqtt" { // there, by part
 		o.Workers = 1
 		if m.Name == "connections" || m.Name == "reconnect" {
 			o.Workers = runtime.GOMAXPROCS(0)

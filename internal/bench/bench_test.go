@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -69,6 +71,43 @@ func TestSink(t *testing.T) {
 	t.Log(text.String())
 }
 
+// TestMosquitto measures the peer alone: that it takes what is sent, that a subscriber gets it, that it loses it on a kill.
+func TestMosquitto(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if _, _, err := mosquittoProgram(ctx); errors.Is(err, errNoMosquitto) {
+		t.Log("Mosquitto is not installed: nothing to hold the load against")
+		return
+	}
+	m := &mqttRun{bencher: testBencher(t, "mqtt"), program: "mosquitto"}
+	m.Connections, m.Rounds = 40, 1
+	for _, part := range []string{mqttConnections, mqttQoS0, mqttQoS1, mqttSubscriber, mqttSurvive} {
+		list, err := m.contenders(ctx, part)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = slices.DeleteFunc(list, func(c contender) bool { return !c.peer })
+		if err := m.compare(ctx, part, list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r := m.report
+	for row, value := range map[string]string{
+		"connections mosquitto": "connection", "connections mosquitto, subscribed": "rate", "qos0 mosquitto": "rate",
+		"qos1 mosquitto": "p99", "subscriber mosquitto, raised": "delivered", "survive mosquitto": "acknowledged",
+	} {
+		if r.get(row, value) <= 0 {
+			t.Errorf("%s: %s is %v", row, value, r.get(row, value))
+		}
+	}
+	if lost := r.get("subscriber mosquitto, raised", "lost"); lost != 0 {
+		t.Errorf("%v messages are lost on the way to a subscriber", lost)
+	}
+	if left, _ := os.ReadDir(m.Dir); len(left) > 0 {
+		t.Errorf("%d directories are left behind", len(left))
+	}
+}
+
 func TestSessions(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -92,6 +131,7 @@ func TestRunRefuses(t *testing.T) {
 		{"unknown mode", "everything", "allowed are connections", Options{}},
 		{"unknown variant", "telemetry", "allowed are one", Options{Variants: []string{"two"}}},
 		{"running hub without a device address", "reconnect", "device listener", Options{URL: "http://127.0.0.1:1"}},
+		{"mqtt of a running hub", "mqtt", "leave out the URL", Options{URL: "http://127.0.0.1:1"}},
 		{"survive of a running hub", "survive", "leave out the URL", Options{URL: "http://127.0.0.1:1"}},
 		{"no such program", "reconnect", "no-such-program", Options{Executable: "./no-such-program"}},
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -65,7 +66,7 @@ func (c *child) stop() error {
 	if c.ended() {
 		return nil
 	}
-	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !c.ended() {
+	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) && !c.ended() {
 		return errors.Join(fmt.Errorf("ask process %d to end: %w", c.pid(), err), c.kill())
 	}
 	patience := time.NewTimer(stopPatience)

@@ -165,7 +165,7 @@ func (e *engine) retainChurn(ctx context.Context) error {
 	}
 }
 
-// makeOld makes the tables those of the first release, which had no chunks.
+// makeOld makes the tables those of the first release, which had no chunks, no broker and no devices that wait for approval.
 func (e *engine) makeOld(ctx context.Context) (err error) {
 	st, err := store.Open(ctx, store.Config{Dir: e.Dir})
 	if err != nil {
@@ -179,6 +179,10 @@ func (e *engine) makeOld(ctx context.Context) (err error) {
 			`DELETE FROM meta WHERE name LIKE 'history%'`,
 			`ALTER TABLE intake ADD COLUMN devices BLOB NOT NULL DEFAULT x''`,
 			`ALTER TABLE intake ADD COLUMN time_min_us INTEGER NOT NULL DEFAULT 0`,
+			`DROP TABLE broker_session`,
+			`DROP TABLE broker_queue`,
+			`DROP TABLE broker_retained`,
+			`ALTER TABLE device DROP COLUMN pending`,
 			`DELETE FROM goose_db_version WHERE version_id > 1`,
 		} {
 			if _, err := tx.Exec(ctx, text); err != nil {

@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"context"
 	"os"
+	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,6 +25,21 @@ func TestMain(m *testing.M) {
 	os.Exit(storetest.Main(m))
 }
 
+// mqttRows are the rows of the measurement mqtt; without Mosquitto on this machine, those of the hub.
+func mqttRows() []string {
+	rows := []string{
+		"connections hub", "connections mosquitto", "connections hub, subscribed", "connections mosquitto, subscribed",
+		"qos0 hub", "qos0 mosquitto", "qos1 hub", "qos1 mosquitto",
+		"subscriber mosquitto", "subscriber mosquitto, raised", "subscriber hub", "subscriber hub, raised", "subscriber hub, paced", "survive hub", "survive mosquitto",
+	}
+	for _, name := range []string{"mosquitto", "/usr/sbin/mosquitto"} {
+		if _, err := exec.LookPath(name); err == nil {
+			return rows
+		}
+	}
+	return slices.DeleteFunc(rows, func(row string) bool { return strings.Contains(row, "mosquitto") })
+}
+
 // TestModes runs every measurement that needs a hub, small, against a real one: it holds what is counted and compared,
 // not how fast it is.
 func TestModes(t *testing.T) {
@@ -35,6 +52,7 @@ func TestModes(t *testing.T) {
 		{"telemetry", bench.Options{Connections: 40, Variants: []string{"one", "bunched-saved"}}, []string{"one", "one sink", "bunched-saved"}},
 		{"commands", bench.Options{Connections: 30, Rate: 50, Background: 200}, []string{"commands"}},
 		{"reconnect", bench.Options{Connections: 60}, []string{"reset", "close"}},
+		{"mqtt", bench.Options{Connections: 40, Rounds: 2, Duration: 100 * time.Millisecond}, mqttRows()},
 		{"survive", bench.Options{Connections: 20, Rounds: 2, Rate: 2000, Duration: 600 * time.Millisecond, Variants: []string{"telemetry"}}, []string{"kill -9"}},
 	}
 	for _, tt := range tests {

@@ -16,4 +16,5 @@ func runTelemetry(context.Context, *bencher) error   { return errLinux }
 func runCommands(context.Context, *bencher) error    { return errLinux }
 func runReconnect(context.Context, *bencher) error   { return errLinux }
 func runSurvive(context.Context, *bencher) error     { return errLinux }
+func runMQTT(context.Context, *bencher) error        { return errLinux }
 func runSessions(context.Context, *bencher) error    { return errLinux }

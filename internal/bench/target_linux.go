@@ -98,6 +98,7 @@ type hub struct {
 	dir     string
 	env     []string
 	addrs   addresses
+	mqtt    string // where it has to listen for MQTT; empty for not at all
 	pid     int
 	api     *api
 	added   []sim.Credential
@@ -107,6 +108,7 @@ type hub struct {
 type addresses struct {
 	HTTP    string `json:"http"`
 	Devices string `json:"devices"`
+	MQTT    string `json:"mqtt"`
 	fixed   string // where a restarted hub has to listen for devices again; empty for any port
 }
 
@@ -127,6 +129,18 @@ func (b *bencher) startHub(ctx context.Context, settings ...string) (*hub, error
 		b.report.note("A running hub was measured: its memory includes garbage, and is 0 like its CPU when its process is not named.")
 		return &hub{addrs: addresses{HTTP: b.URL, Devices: b.DevicesAddr}, pid: b.PID, api: newAPI(b.URL, b.Token)}, nil
 	}
+	h, err := b.newHub(settings...)
+	if err != nil {
+		return nil, err
+	}
+	if err := h.start(ctx); err != nil {
+		return nil, errors.Join(err, h.stop())
+	}
+	return h, nil
+}
+
+// newHub makes a hub of ours, with a directory for its data; start starts it.
+func (b *bencher) newHub(settings ...string) (*hub, error) {
 	program, err := b.program()
 	if err != nil {
 		return nil, err
@@ -138,9 +152,6 @@ func (b *bencher) startHub(ctx context.Context, settings ...string) (*hub, error
 	h := &hub{program: program, dir: dir}
 	h.env = append([]string{"SIGNALBOX_ADMIN_PASSWORD=bench-only-password"}, settings...)
 	h.api = newSocketAPI(filepath.Join(h.data(), "signalbox.sock"))
-	if err := h.start(ctx); err != nil {
-		return nil, errors.Join(err, h.stop())
-	}
 	return h, nil
 }
 
@@ -153,7 +164,8 @@ func (h *hub) start(ctx context.Context) error {
 		return err
 	}
 	devices := cmp.Or(h.addrs.fixed, "127.0.0.1:0")
-	c, err := startChild(h.program, []string{"serve", "--data", h.data(), "--http", "127.0.0.1:0", "--devices", devices}, h.env, nil, nil)
+	args := []string{"serve", "--data", h.data(), "--http", "127.0.0.1:0", "--devices", devices, "--mqtt", cmp.Or(h.mqtt, "off")}
+	c, err := startChild(h.program, args, h.env, nil, nil)
 	if err != nil {
 		return err
 	}

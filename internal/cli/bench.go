@@ -12,7 +12,7 @@ import (
 )
 
 func (c *command) benchCommand() *cobra.Command {
-	cmd := parent("bench", "Measure a hub: connections, telemetry, commands, reconnects, history",
+	cmd := parent("bench", "Measure a hub: connections, telemetry, commands, reconnects, MQTT, history",
 		`Measures a hub that it starts for the purpose, or with --url a running one, from this machine's loopback
 addresses, and prints a table or --json. It wants all of the machine for itself.`,
 		"  signalbox bench telemetry\n  signalbox bench connections --connections 18000 --json\n  signalbox bench commands --url http://127.0.0.1:8080 --token-file token --devices 127.0.0.1:8765 --pid 1234")
@@ -43,7 +43,7 @@ func (c *command) benchModeCommand(mode bench.Mode) *cobra.Command {
 	flags.IntVar(&o.Runs, "runs", 0, "how often each variant runs; medians are reported (default 3; history 1)")
 	flags.Float64Var(&o.Rate, "rate", 0, "commands or messages a second (default: by the measurement)")
 	flags.Float64Var(&o.Background, "background", 0, "telemetry messages a second beside commands (default 5000; negative: none)")
-	flags.IntVar(&o.Rounds, "rounds", 0, "kills of the measurement survive (default 20)")
+	flags.IntVar(&o.Rounds, "rounds", 0, "kills of the measurement survive, also that of mqtt (default 20)")
 	flags.IntVar(&o.Workers, "workers", 0, "goroutines that make the load (default: by the measurement)")
 	if mode.Name == "history" {
 		flags.StringVar(&o.Store, "store", "", "an empty database on a server, mysql://… or postgres://…, whose tables are emptied afterwards (default SQLite)")

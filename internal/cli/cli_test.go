@@ -106,7 +106,7 @@ func (s *station) serve(more ...string) (address, printed string) {
 	out := &watchedWriter{text: "Ctrl-C", told: make(chan struct{})}
 	var said bytes.Buffer
 	ended := make(chan int, 1)
-	args := append([]string{"serve", "--data", s.dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0"}, more...)
+	args := append([]string{"serve", "--data", s.dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"}, more...)
 	go func() { ended <- Run(ctx, args, strings.NewReader(""), out, &said, s.env) }()
 	s.t.Cleanup(func() {
 		stop()

@@ -18,6 +18,7 @@ import (
 
 	"signalbox"
 	"signalbox/client"
+	"signalbox/internal/app"
 )
 
 func (c *command) deviceCommand() *cobra.Command {
@@ -29,6 +30,7 @@ func (c *command) deviceCommand() *cobra.Command {
 		c.deviceAddCommand(), c.deviceListCommand(), c.deviceShowCommand(), c.deviceRotateCommand(),
 		c.deviceSwitchCommand("disable", "Refuse a device's logins, and end its connection", true),
 		c.deviceSwitchCommand("enable", "Let a disabled device log in again", false),
+		c.deviceApproveCommand(),
 		c.deviceRemoveCommand())
 }
 
@@ -95,7 +97,8 @@ func (c *command) printSecret(ctx context.Context, r *reach, done string, answer
 	if err != nil {
 		return err
 	}
-	address := c.deviceAddress(ctx, r)
+	address := c.portAddress(ctx, r, "devices", "ws://", func(cfg *app.Config) string { return cfg.Devices.Listen })
+	broker := c.portAddress(ctx, r, "mqtt", "mqtt://", func(cfg *app.Config) string { return cfg.MQTT.Listen })
 	if c.flags.json {
 		return c.printJSON(struct {
 			Name    string `json:"name"`
@@ -103,7 +106,8 @@ func (c *command) printSecret(ctx context.Context, r *reach, done string, answer
 			Secret  string `json:"secret,omitempty"` // only a generated one
 			Frame   string `json:"frame"`
 			Address string `json:"address,omitempty"`
-		}{answer.Device.Name, answer.Device.Type, answer.Secret, frame, address})
+			MQTT    string `json:"mqtt,omitempty"`
+		}{answer.Device.Name, answer.Device.Type, answer.Secret, frame, address, broker})
 	}
 	p := c.paint()
 	var b strings.Builder
@@ -115,7 +119,26 @@ func (c *command) printSecret(ctx context.Context, r *reach, done string, answer
 		fmt.Fprintf(&b, "  Connect  %s\n", p.cyan(address))
 	}
 	fmt.Fprintf(&b, "  Send     %s\n", frame)
+	if broker != "" {
+		fmt.Fprintf(&b, "  or MQTT  %s  name and secret are user name and password; topics signalbox/%s/telemetry and …/command\n", p.cyan(broker), clean(answer.Device.Name))
+	}
 	return c.printf("%s", b.String())
+}
+
+// protocolText names a device protocol for people; the API has numbers.
+func protocolText(p signalbox.Protocol) string {
+	switch p {
+	case signalbox.ProtocolV1:
+		return "WebSocket, version 1"
+	case signalbox.ProtocolV2:
+		return "WebSocket, version 2"
+	case signalbox.ProtocolMQTT:
+		return "MQTT"
+	case signalbox.ProtocolMapped:
+		return "MQTT, mapped topics"
+	default:
+		return strconv.Itoa(int(p))
+	}
 }
 
 // authFrame is the first frame of a device (protocol version 1; version 2 adds "v":2).
@@ -131,24 +154,25 @@ func authFrame(name, secret string) (string, error) {
 	return strings.TrimSpace(b.String()), err
 }
 
-// deviceAddress gives the WebSocket address for boards as well as it can be known from
-// here: of a running hub from addresses.json, of none from its configuration.
-func (c *command) deviceAddress(ctx context.Context, r *reach) string {
+// portAddress gives the address of a port for boards as well as it can be known from here: of a
+// running hub from addresses.json, of none from its configuration.
+func (c *command) portAddress(ctx context.Context, r *reach, key, scheme string, listen func(*app.Config) string) string {
 	if r.remote {
-		return "" // a remote hub's device port is not known
+		return "" // a remote hub's ports are not known
 	}
 	loaded, err := c.loadConfig(nil)
 	if err != nil {
 		return ""
 	}
 	if !r.alive {
-		host, port, err := net.SplitHostPort(loaded.Config.Devices.Listen)
+		text := listen(&loaded.Config)
+		host, port, err := net.SplitHostPort(text)
 		if err != nil || port == "0" {
 			return ""
 		}
-		return "ws://" + net.JoinHostPort(cmp.Or(outwardHost(loaded.Config.Devices.Listen), host, "127.0.0.1"), port)
+		return scheme + net.JoinHostPort(cmp.Or(outwardHost(text), host, "127.0.0.1"), port)
 	}
-	running := readAddresses(loaded.Config.Data)["devices"]
+	running := readAddresses(loaded.Config.Data)[key]
 	host, port, err := net.SplitHostPort(running)
 	if err != nil {
 		return ""
@@ -159,7 +183,7 @@ func (c *command) deviceAddress(ctx context.Context, r *reach) string {
 			host = outward
 		}
 	}
-	return "ws://" + net.JoinHostPort(host, port)
+	return scheme + net.JoinHostPort(host, port)
 }
 
 // answers says whether somebody listens on address, on this machine.
@@ -186,7 +210,7 @@ func readAddresses(dir string) map[string]string {
 func (c *command) deviceListCommand() *cobra.Command {
 	var kinds []string
 	var prefix string
-	var online, offline bool
+	var online, offline, pending bool
 	var limit int
 	cmd := &cobra.Command{
 		Use:     "list",
@@ -194,6 +218,7 @@ func (c *command) deviceListCommand() *cobra.Command {
 		Short:   "List devices",
 		Example: `  signalbox device list
   signalbox device list --type box --online
+  signalbox device list --pending
   signalbox device list --json | jq -r '.[].name'`,
 		Args: between(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -208,11 +233,18 @@ func (c *command) deviceListCommand() *cobra.Command {
 			case offline:
 				query.Presence = signalbox.Offline
 			}
+			if pending {
+				query.Pending = &pending
+			}
 			if limit > 0 {
 				query.Limit = min(limit, query.Limit)
 			}
 			return c.withHub(cmd.Context(), func(r *reach) error {
-				return c.listDevices(some(r.AllDevices(cmd.Context(), query), limit))
+				list := some(r.AllDevices(cmd.Context(), query), limit)
+				if pending {
+					return c.listPending(list)
+				}
+				return c.listDevices(list)
 			})
 		},
 	}
@@ -221,6 +253,7 @@ func (c *command) deviceListCommand() *cobra.Command {
 	flags.StringVar(&prefix, "prefix", "", "only devices whose name begins so")
 	flags.BoolVar(&online, "online", false, "only devices that are online")
 	flags.BoolVar(&offline, "offline", false, "only devices that are away")
+	flags.BoolVar(&pending, "pending", false, "only devices that were seen without being known, and wait for approval")
 	flags.IntVar(&limit, "limit", 0, "how many at most; 0 means all")
 	completeFlag(cmd, "type", inList(c.types))
 	completeFlag(cmd, "prefix", c.completeDevices)
@@ -233,10 +266,22 @@ func (c *command) listDevices(devices iter.Seq2[signalbox.Device, error]) error 
 	return printList(c, devices, t, func(d signalbox.Device) {
 		style := map[int]cellStyle{2: p.presence(d.Presence)}
 		shown := string(d.Presence)
-		if d.Disabled {
+		switch {
+		case d.Pending:
+			shown, style[2] = "pending", p.yellow
+		case d.Disabled:
 			shown, style[2] = "disabled", p.yellow
 		}
 		t.add(style, d.Name, d.Type, shown, sinceText(d.Since, now), d.Status, sinceText(d.LastSeen, now))
+	})
+}
+
+// listPending lists devices that wait for approval, with what was seen of them.
+func (c *command) listPending(devices iter.Seq2[signalbox.Device, error]) error {
+	now := time.Now()
+	t := newTable("NAME", "TYPE", "SEEN", "DROPPED", "TOPIC", "FIRST SEEN")
+	return printList(c, devices, t, func(d signalbox.Device) {
+		t.add(nil, d.Name, d.Type, sinceText(d.LastSeen, now), strconv.FormatInt(d.Dropped, 10), d.Topic, sinceText(d.CreatedAt, now))
 	})
 }
 
@@ -287,12 +332,17 @@ func (c *command) showDevice(d *signalbox.Device, s *signalbox.State) error {
 	line("Presence", p.presence(d.Presence)(string(d.Presence)))
 	line("Since", cmp.Or(timeText(d.Since), "it has never logged in"))
 	line("Status", clean(d.Status))
-	if d.Disabled {
+	switch {
+	case d.Pending:
+		line("Pending", p.yellow("yes, it was seen and waits for approval"))
+		line("Topic", clean(d.Topic))
+		line("Dropped", strconv.FormatInt(d.Dropped, 10)+" messages since the hub's start")
+	case d.Disabled:
 		line("Disabled", p.yellow("yes, it cannot log in"))
 	}
 	line("Address", clean(d.Address))
 	if d.Protocol != signalbox.ProtocolNone {
-		line("Protocol", strconv.Itoa(int(d.Protocol)))
+		line("Protocol", protocolText(d.Protocol))
 	}
 	line("Added", timeText(d.CreatedAt))
 	if len(s.Telemetry) == 0 {
@@ -336,6 +386,28 @@ func (c *command) deviceRotateCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&passwordStdin, "password-stdin", false, "take the new password from standard input instead of making one")
+	return cmd
+}
+
+func (c *command) deviceApproveCommand() *cobra.Command {
+	var kind string
+	cmd := &cobra.Command{
+		Use:   "approve NAME…",
+		Short: "Let a device in that was seen without being known",
+		Long: `A mapping of MQTT topics with «register» makes devices pending that nobody has added: what they say is
+dropped until they are approved. «signalbox device rm» forgets one instead, until it is seen again.`,
+		Example:           "  signalbox device list --pending\n  signalbox device approve lamp7 --type lamp",
+		Args:              between(1, -1),
+		ValidArgsFunction: c.completeDevices,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return c.forEachName(cmd.Context(), args, "approved", func(ctx context.Context, r *reach, name string) error {
+				_, err := r.ApproveDevice(ctx, name, kind)
+				return err
+			})
+		},
+	}
+	cmd.Flags().StringVar(&kind, "type", "", "its type, where that should be another than its mapping's")
+	completeFlag(cmd, "type", c.completeType)
 	return cmd
 }
 

@@ -44,7 +44,7 @@ func TestServeFaults(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			r := newStation(t).run(append([]string{"serve", "--devices", "127.0.0.1:0"}, tt.args...)...)
+			r := newStation(t).run(append([]string{"serve", "--devices", "127.0.0.1:0", "--mqtt", "off"}, tt.args...)...)
 			r.want(t, ExitFailure, tt.want)
 			if strings.Contains(r.err, "Usage") || strings.Contains(r.err, "goroutine") {
 				t.Errorf("too much was said: %s", r.err)
@@ -60,7 +60,7 @@ func TestAdminPasswordIsNotLostWithTheFirstStart(t *testing.T) {
 	}
 	defer taken.Close()
 	s := newStation(t)
-	failed := s.run("serve", "--http", taken.Addr().String(), "--devices", "127.0.0.1:0").want(t, ExitFailure, taken.Addr().String())
+	failed := s.run("serve", "--http", taken.Addr().String(), "--devices", "127.0.0.1:0", "--mqtt", "off").want(t, ExitFailure, taken.Addr().String())
 	if _, printed := s.serve(); !strings.Contains(printed, "Password ") && !strings.Contains(failed.err, "the password, shown this once, is ") {
 		t.Errorf("nobody was told the password\nthe first start: %s\nthe second: %s", failed.err, printed)
 	}
@@ -200,7 +200,7 @@ func TestWatchWaitsForTheHub(t *testing.T) {
 		out := &watchedWriter{text: "Ctrl-C", told: make(chan struct{})}
 		ended := make(chan int, 1)
 		go func() {
-			ended <- Run(ctx, []string{"serve", "--data", s.dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0"}, strings.NewReader(""), out, &watchedWriter{told: make(chan struct{})}, nil)
+			ended <- Run(ctx, []string{"serve", "--data", s.dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0", "--mqtt", "off"}, strings.NewReader(""), out, &watchedWriter{told: make(chan struct{})}, nil)
 		}()
 		select {
 		case <-out.told:

@@ -13,7 +13,7 @@ func TestReplay(t *testing.T) {
 	out := &watchedWriter{text: "Ctrl-C", told: make(chan struct{})}
 	ended := make(chan int, 1)
 	go func() {
-		ended <- Run(ctx, []string{"serve", "--data", s.dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0"}, strings.NewReader(""), out, &watchedWriter{told: make(chan struct{})}, nil)
+		ended <- Run(ctx, []string{"serve", "--data", s.dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0", "--mqtt", "off"}, strings.NewReader(""), out, &watchedWriter{told: make(chan struct{})}, nil)
 	}()
 	select {
 	case <-out.told:

@@ -18,8 +18,8 @@ import (
 )
 
 type serveFlags struct {
-	http, devices, store, history, logLevel, logFormat string
-	set                                                []string
+	http, devices, mqtt, store, history, logLevel, logFormat string
+	set                                                      []string
 }
 
 func (c *command) serveCommand() *cobra.Command {
@@ -42,6 +42,7 @@ while the hub runs.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.http, "http", "", "the address of page and API (default :8080); port 0 is any free one")
 	flags.StringVar(&f.devices, "devices", "", "the address of devices (default :8765); port 0 is any free one")
+	flags.StringVar(&f.mqtt, "mqtt", "", "the address of MQTT clients (default :1883, without if another program has it), or off; port 0 is any free one")
 	flags.StringVar(&f.store, "store", "", "the database: mysql://… or postgres://… (default SQLite in the data directory); SIGNALBOX_STORE keeps a password out of the list of processes")
 	flags.StringVar(&f.history, "history", "", "chunks, or plain for a table with a row a message beside them (default chunks)")
 	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")
@@ -72,7 +73,7 @@ func (f serveFlags) settings() (map[string]string, error) {
 		}
 		all[key] = value
 	}
-	for key, value := range map[string]string{"http.listen": f.http, "devices.listen": f.devices, "store": f.store, "history.mode": f.history, "log.level": f.logLevel, "log.format": f.logFormat} {
+	for key, value := range map[string]string{"http.listen": f.http, "devices.listen": f.devices, "mqtt.listen": f.mqtt, "store": f.store, "history.mode": f.history, "log.level": f.logLevel, "log.format": f.logFormat} {
 		if value != "" {
 			all[key] = value
 		}
@@ -94,7 +95,7 @@ func (c *command) serve(ctx context.Context, f serveFlags) (err error) {
 	}
 	cfg := loaded.Config
 	defer c.makeRoom()()
-	hub, err := app.Open(ctx, app.Options{Config: cfg, Logger: newLogger(c.Stderr, cfg.Log), Version: c.version()})
+	hub, err := app.Open(ctx, app.Options{Config: cfg, Logger: newLogger(c.Stderr, cfg.Log), Version: c.version(), From: loaded.From})
 	if err != nil {
 		return failureError{err}
 	}
@@ -153,6 +154,12 @@ func (c *command) welcome(cfg app.Config, addresses map[string]string, first boo
 		if _, port, err := net.SplitHostPort(addresses["devices"]); err == nil {
 			line("", p.cyan(deviceScheme+net.JoinHostPort(host, port))+" from other machines")
 		}
+	}
+	if a := addresses["mqtt"]; a != "" {
+		line("MQTT", p.cyan("mqtt://"+a))
+	}
+	if a := addresses["mqtt_tls"]; a != "" {
+		line("MQTT, TLS", p.cyan("mqtts://"+a))
 	}
 	if dir, err := filepath.Abs(cfg.Data); err == nil {
 		line("Data", dir)

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,7 +22,9 @@ import (
 
 type simFlags struct {
 	cfg                sim.Config
+	protocol           string
 	v1                 bool
+	variant            uint8
 	interval, duration string
 	misbehave          []string
 	remove             bool
@@ -39,21 +42,36 @@ func (c *command) simCommand() *cobra.Command {
 	var f simFlags
 	cmd := &cobra.Command{
 		Use:   "sim",
-		Short: "Connect simulated boxes and stations to a hub",
+		Short: "Connect simulated boxes, stations and sensors to a hub",
 		Long: `Adds simulated devices to the hub and lets them live until it is interrupted: they log in through the
 public protocol, report telemetry, move their servos on command and press their buttons. Devices of the
 same names get new secrets. The devices stay in the hub's list unless --rm is given; it removes at the end
-those that this command has added. A share of them can misbehave: ` + strings.Join(faultNames(), ", ") + `.`,
+those that this command has added. A share of them can misbehave: ` + strings.Join(faultNames(), ", ") + `.
+
+Over MQTT (--protocol mqtt or mqtt5) they use the topics signalbox/<name>/… and leave a will. --b1 adds original
+temperature sensors: no name, no password, the text «25.8 °C» on Environ/Temperature (--b1-variant 2: «25°C»,
+and what else that firmware does). With no other devices and --mqtt, these need no hub: any broker will do.`,
 		Example: `  signalbox sim --boxes 10 --stations 5 --rm
   signalbox sim --boxes 100 --v1
+  signalbox sim --boxes 10 --protocol mqtt --qos 1
+  signalbox sim --b1 1 --interval 10s
   signalbox sim --boxes 20 --misbehave half-open=0.1 --misbehave storm=0.05`,
 		Args: between(0, 0),
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.simulate(cmd.Context(), f) },
 	}
 	flags := cmd.Flags()
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if f.cfg.Sensors > 0 && !flags.Changed("boxes") && !flags.Changed("stations") {
+			f.cfg.Boxes, f.cfg.Stations = 0, 0
+		}
+		return c.simulate(cmd.Context(), f)
+	}
 	flags.IntVar(&f.cfg.Boxes, "boxes", 10, "how many boxes")
 	flags.IntVar(&f.cfg.Stations, "stations", 5, "how many stations")
-	flags.BoolVar(&f.v1, "v1", false, "all speak protocol version 1, as the original boards")
+	flags.StringVar(&f.protocol, "protocol", "", "what they speak: "+strings.Join(simProtocols(), ", ")+" (default v2)")
+	flags.BoolVar(&f.v1, "v1", false, "all speak protocol version 1, as the original boards: --protocol v1")
+	flags.Uint8Var(&f.cfg.QoS, "qos", 0, "the quality of service of readings over MQTT: 0, or 1, which are kept until they are acknowledged")
+	flags.IntVar(&f.cfg.Sensors, "b1", 0, "how many original MQTT temperature sensors; alone, unless boxes or stations are asked for")
+	flags.Uint8Var(&f.variant, "b1-variant", 1, "their firmware, 1 or 2")
 	flags.Float64Var(&f.cfg.V1Share, "v1-share", 0, "the share of devices that speak version 1, 0 to 1")
 	flags.StringVar(&f.cfg.Prefix, "prefix", "sim", "the beginning of the devices' names")
 	flags.StringVar(&f.interval, "interval", "", "the time between the readings of a device (default "+app.FormatDuration(sim.DefaultInterval)+")")
@@ -63,7 +81,11 @@ those that this command has added. A share of them can misbehave: ` + strings.Jo
 	flags.Uint64Var(&f.cfg.Seed, "seed", 1, "the same seed gives the same readings and faults")
 	flags.IntVar(&f.cfg.Sources, "sources", 0, "over how many addresses 127.x.y.z the connections are spread (Linux, a hub on this machine)")
 	flags.StringVar(&f.cfg.Addr, "devices", "", "host:port of the hub's device port (default: that of the hub on this machine)")
+	flags.StringVar(&f.cfg.MQTTAddr, "mqtt", "", "host:port of the hub's MQTT port (default: that of the hub on this machine)")
 	flags.BoolVar(&f.remove, "rm", false, "remove at the end the devices that were added, with their history")
+	completeFlag(cmd, "protocol", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return simProtocols(), cobra.ShellCompDirectiveNoFileComp
+	})
 	completeFlag(cmd, "misbehave", func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 		faults := faultNames()
 		for i := range faults {
@@ -72,6 +94,46 @@ those that this command has added. A share of them can misbehave: ` + strings.Jo
 		return faults, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
 	})
 	return cmd
+}
+
+// simProtocols are the words of --protocol.
+func simProtocols() []string { return []string{"v2", "v1", "mqtt", "mqtt5"} }
+
+// speak reads --protocol and what belongs to it.
+func (f *simFlags) speak() error {
+	if f.v1 {
+		if f.protocol != "" && f.protocol != "v1" {
+			return usagef("--v1 and --protocol %s contradict each other", f.protocol)
+		}
+		f.protocol = "v1"
+	}
+	switch f.protocol {
+	case "", "v2":
+	case "v1":
+		f.cfg.Protocol = signalbox.ProtocolV1
+	case "mqtt", "mqtt5":
+		f.cfg.Protocol, f.cfg.MQTT5 = signalbox.ProtocolMQTT, f.protocol == "mqtt5"
+	default:
+		return oneOf("protocol", f.protocol, simProtocols())
+	}
+	if f.cfg.QoS > 1 {
+		return usagef("--qos %d: allowed are 0 and 1", f.cfg.QoS)
+	}
+	f.cfg.SensorVariant = sim.Variant(f.variant)
+	if f.cfg.SensorVariant != sim.Plain && f.cfg.SensorVariant != sim.Repeating {
+		return usagef("--b1-variant %d: allowed are 1 and 2", f.variant)
+	}
+	return nil
+}
+
+// alone says that the devices need no hub that knows them.
+func (f *simFlags) alone() bool { return f.cfg.Boxes+f.cfg.Stations == 0 && f.cfg.MQTTAddr != "" }
+
+// listeners says which of a hub's ports the devices use.
+func (f *simFlags) listeners() (devices, mqtt bool) {
+	named := f.cfg.Boxes+f.cfg.Stations > 0
+	overMQTT := f.cfg.Protocol == signalbox.ProtocolMQTT
+	return named && (!overMQTT || f.cfg.V1Share > 0), f.cfg.Sensors > 0 || named && overMQTT
 }
 
 func faultNames() []string {
@@ -84,8 +146,8 @@ func faultNames() []string {
 
 // complete turns flags into the simulator's configuration.
 func (f *simFlags) complete() (life time.Duration, err error) {
-	if f.v1 {
-		f.cfg.Protocol = signalbox.ProtocolV1
+	if err := f.speak(); err != nil {
+		return 0, err
 	}
 	if f.interval != "" {
 		if f.cfg.Interval, err = app.ParseDuration(f.interval); err != nil || f.cfg.Interval == 0 {
@@ -120,38 +182,83 @@ func (c *command) simulate(ctx context.Context, f simFlags) error {
 	if err != nil {
 		return err
 	}
-	r, err := c.reachHub(ctx, needHub)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = r.close() }() // nothing is under way
-	if f.cfg.Addr == "" && !r.remote {
-		dir, err := c.dataDir()
+	adder := &simAdder{command: c}
+	if !f.alone() {
+		r, err := c.reachHub(ctx, needHub)
 		if err != nil {
 			return err
 		}
-		f.cfg.Addr = readAddresses(dir)["devices"]
+		defer func() { _ = r.close() }() // nothing is under way
+		if err := c.findListeners(r, &f.cfg); err != nil {
+			return err
+		}
+		adder.reach = r
 	}
-	if f.cfg.Addr == "" {
-		return usagef("the hub's device port is not known; give it with --devices host:8765")
+	if err := f.listen(ctx); err != nil {
+		return err
 	}
-	if !answers(ctx, f.cfg.Addr) {
-		return signalbox.Errorf(signalbox.KindUnavailable, "no_device_port", "nothing answers on the device port %s", f.cfg.Addr)
-	}
-	adder := &simAdder{command: c, reach: r}
 	f.cfg.Adder = adder
 	f.cfg.Logger = slog.New(slog.NewTextHandler(c.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	fleet, err := sim.NewFleet(f.cfg)
 	if err != nil {
 		return usageError{err}
 	}
-	err = c.runFleet(ctx, fleet, life, f.cfg.Addr)
+	err = c.runFleet(ctx, fleet, life, f.where())
 	if f.remove {
 		err = errors.Join(err, adder.removeMade(ctx))
 	} else if n := len(adder.made); n > 0 {
 		c.notef("Devices that stay: %d; «device rm --prefix %s-» removes them, --rm does it at the end.\n", n, f.cfg.Prefix)
 	}
 	return err
+}
+
+// findListeners fills in the ports of the hub on this machine that were not given.
+func (c *command) findListeners(r *reach, cfg *sim.Config) error {
+	if r.remote {
+		return nil
+	}
+	dir, err := c.dataDir()
+	if err != nil {
+		return err
+	}
+	known := readAddresses(dir)
+	cfg.Addr, cfg.MQTTAddr = cmp.Or(cfg.Addr, known["devices"]), cmp.Or(cfg.MQTTAddr, known["mqtt"])
+	return nil
+}
+
+// listen makes sure that the ports that the devices use are there.
+func (f *simFlags) listen(ctx context.Context) error {
+	devices, mqtt := f.listeners()
+	for _, port := range []struct {
+		needed        bool
+		address, hint string
+		code, name    string
+	}{
+		{devices, f.cfg.Addr, "--devices host:8765", "no_device_port", "device port"},
+		{mqtt, f.cfg.MQTTAddr, "--mqtt host:1883", "no_mqtt_port", "MQTT port"},
+	} {
+		switch {
+		case !port.needed:
+		case port.address == "":
+			return usagef("the hub's %s is not known; give it with %s", port.name, port.hint)
+		case !answers(ctx, port.address):
+			return signalbox.Errorf(signalbox.KindUnavailable, port.code, "nothing answers on the %s %s", port.name, port.address)
+		}
+	}
+	return nil
+}
+
+// where names the ports that the devices use.
+func (f *simFlags) where() string {
+	var list []string
+	devices, mqtt := f.listeners()
+	if devices {
+		list = append(list, f.cfg.Addr)
+	}
+	if mqtt {
+		list = append(list, f.cfg.MQTTAddr)
+	}
+	return strings.Join(list, " and ")
 }
 
 // runFleet lets the devices live until ctx ends or their time is over.

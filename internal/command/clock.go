@@ -173,6 +173,9 @@ func (r *Road) ring(e *entry) {
 	if e.watched && over(e.c.SentAt.Add(r.cfg.ConfirmWindow)) {
 		r.unwatch(l, e)
 	}
+	if e.held && !r.holds(l, e, t) {
+		return
+	}
 	switch e.c.State {
 	case signalbox.CommandQueued:
 		if over(e.c.ExpiresAt) {
@@ -207,6 +210,10 @@ func (r *Road) ring(e *entry) {
 		return
 	}
 	if e.c.Settled() && !e.watched && over(e.idle.Add(linger)) {
+		if e.held {
+			r.clock.set(e, t.Add(linger)) // it may go out yet
+			return
+		}
 		owes := r.image.owes(e)
 		if !owes && e.stored && !keepsActive(&e.c, false) {
 			r.image.touch(e)

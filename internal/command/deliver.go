@@ -22,7 +22,7 @@ type outbox struct {
 
 type outgoing struct {
 	pos signalbox.Position // must be on disk first
-	e   *entry
+	e   *entry             // nil: s may have room again for what is held
 	s   *session.Session
 }
 
@@ -82,12 +82,21 @@ func (r *Road) dispatch() {
 
 // hand gives one command to its connection, if both are still what they were.
 func (r *Road) hand(item outgoing) {
-	e, s := item.e, item.s
+	if item.e == nil {
+		r.resume(item.s)
+		return
+	}
+	r.give(item.e, item.s, false)
+}
+
+// give hands e to s, or holds it back behind what is held already. again says that it was held,
+// as the first. It reports whether s has room for more.
+func (r *Road) give(e *entry, s *session.Session, again bool) (room bool) {
 	sh := r.shard(s.Device)
 	sh.mu.Lock()
-	if e.gone || e.c.State != signalbox.CommandSent || e.session != s.ID || e.handed || e.lapsed {
+	if e.gone && !again || e.c.State != signalbox.CommandSent || e.session != s.ID || e.handed || e.lapsed {
 		sh.mu.Unlock()
-		return
+		return true
 	}
 	if !e.c.ExpiresAt.IsZero() && !e.c.ExpiresAt.After(time.Now()) {
 		// The commit took longer than the command was worth.
@@ -97,23 +106,34 @@ func (r *Road) hand(item outgoing) {
 			sh.tidy(s.Device)
 		}
 		sh.mu.Unlock()
-		return
+		return true
 	}
 	if r.sessions.Get(s.Device) != s {
 		sh.mu.Unlock()
 		r.stats.missed.Add(1)
-		return
+		return true
 	}
-	before := e.written
+	if l := sh.lanes[s.Device]; !again && l != nil && l.busy == s.ID {
+		r.holdBack(l, e, s, false)
+		sh.mu.Unlock()
+		return false
+	}
+	before, online := e.written, sh.online
 	e.handed, e.written = true, true
 	c := e.c
 	sh.mu.Unlock()
 
-	if err := s.Conn.Deliver(&c); err != nil {
+	err := s.Conn.Deliver(&c)
+	if errors.Is(err, session.ErrBusy) {
+		r.noRoom(e, s, before, online)
+		return false
+	}
+	if err != nil {
 		r.missed(e, s, before, err)
 		r.stats.missed.Add(1)
 		r.logger.Debug("a command could not be handed to its connection", "command_id", c.ID, "device", c.Device, "err", err)
 	}
+	return true
 }
 
 // missed notes that nothing went out. Version 1: it stays at sent, as marked. Version 2: the
@@ -144,12 +164,13 @@ func (r *Road) listening(id signalbox.DeviceID) *session.Session {
 	return nil
 }
 
-// Online tells the road that s was attached, or has begun to listen: what waits for the device
-// is sent, in order.
+// Online tells the road that s was attached, has begun to listen, or has room again after
+// session.ErrBusy: what waits for the device is sent, in order.
 func (r *Road) Online(s *session.Session) {
 	sh := r.shard(s.Device)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
+	sh.online++
 	if l := sh.lanes[s.Device]; l != nil {
 		r.kick(l, s.Device)
 	}
@@ -165,7 +186,7 @@ type kicks struct {
 // kick has the lane flushed from a goroutine that holds nobody's lock. The caller holds
 // the shard.
 func (r *Road) kick(l *lane, id signalbox.DeviceID) {
-	if l.kicked || len(l.waiting)+len(l.open) == 0 {
+	if l.kicked || len(l.waiting)+len(l.open)+len(l.held) == 0 {
 		return
 	}
 	l.kicked = true
@@ -216,14 +237,15 @@ func (r *Road) flushDevice(id signalbox.DeviceID) {
 func (r *Road) flush(l *lane, s *session.Session, object []byte) bool {
 	t := time.Now()
 	live := func(e *entry) bool { return e.c.ExpiresAt.IsZero() || e.c.ExpiresAt.After(t) }
+	r.unblock(l, s)
 	if s.Speaks().Answers() {
-		resent := false
+		resent, once := false, s.Once()
 		r.out.mu.Lock()
 		for _, e := range l.open {
-			if e.c.State != signalbox.CommandSent || e.session >= s.ID && !e.missed || e.lapsed || !live(e) {
+			if e.c.State != signalbox.CommandSent || e.session >= s.ID && !e.missed || e.lapsed || !live(e) || e.written && (once || e.once) {
 				continue
 			}
-			e.session, e.handed, e.missed = s.ID, false, false
+			e.session, e.handed, e.missed, e.once = s.ID, false, false, once
 			r.out.push(outgoing{e.sentPos, e, s})
 			resent = true
 		}
@@ -283,7 +305,7 @@ func (r *Road) send(l *lane, e *entry, s *session.Session, object []byte, u hist
 
 	// Not e.c = c: what never changes is read without the lock.
 	e.c.State, e.c.SentAt, e.c.Protocol, e.c.Already = c.State, c.SentAt, c.Protocol, c.Already
-	e.session, e.handed, e.missed, e.sentPos = s.ID, false, false, pos
+	e.session, e.handed, e.missed, e.once, e.sentPos = s.ID, false, false, s.Once(), pos
 	if older != nil {
 		r.unwatch(l, older)
 		r.arm(older)

@@ -23,6 +23,12 @@
 //     or timed out. The timeout counts from the first SentAt, the time the hub was down
 //     included. A connection that stopped listening (session.ErrNotListening) between mark and
 //     write gets it when it listens again, in time.
+//   - A connection whose commands carry no ID that the device could recognise later
+//     (session.Onceler) gets nothing that may have been written before, and nothing that it got is
+//     written again. Its answers count all the same.
+//   - A connection that has no room (session.ErrBusy) gets what was marked for it when it has, in
+//     order and in time, whatever it speaks: it stands at sent and is not written yet. At most
+//     MaxActivePerDevice commands wait so for a device that cannot answer; more are lost.
 //   - Expiry. A queued command whose ExpiresAt passes is expired. A sent one without ack
 //     (version 2) is not written again after ExpiresAt: if the device is away at that
 //     moment, it is expired then; if it is connected, it has been given the command, and the

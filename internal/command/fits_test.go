@@ -86,3 +86,87 @@ func TestDeafDevices(t *testing.T) {
 		t.Errorf("delivered was %s, want %s", got.ID, waiting.ID)
 	}
 }
+
+// fickle stops listening when the first command comes to it.
+type fickle struct {
+	*choosy
+	tried   chan struct{}
+	back    bool // it listens again before anybody notes that
+	stopped atomic.Bool
+}
+
+func (c *fickle) Deliver(cmd *signalbox.Command) error {
+	if c.stopped.CompareAndSwap(false, true) {
+		c.deaf.Store(!c.back)
+		close(c.tried)
+		return session.ErrNotListening
+	}
+	return c.choosy.Deliver(cmd)
+}
+
+// awaitMissed waits until the road knows that a command did not go out.
+func awaitMissed(t *testing.T, g *rig) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for g.road.Stats().Missed == 0 {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("no command was missed")
+		}
+	}
+}
+
+// TestStopsListening: what was marked when the device stopped listening goes out on the same
+// connection when it listens again, once, and before what came later; unless it cannot answer.
+func TestStopsListening(t *testing.T) {
+	tests := []struct {
+		name     string
+		protocol signalbox.Protocol
+		back     bool
+		want     bool
+	}{
+		{"answers", signalbox.ProtocolMQTT, false, true},
+		{"answers, and listens at once", signalbox.ProtocolMQTT, true, true},
+		{"cannot answer", signalbox.ProtocolMapped, false, false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			g := newRig(t, Config{})
+			conn := &fickle{choosy: &choosy{testConn: newConn()}, tried: make(chan struct{}), back: tt.back}
+			id, _ := g.devices.Find("esp01")
+			s := &session.Session{ID: g.sessions.NextID(), Device: id, Protocol: tt.protocol, Conn: conn}
+			g.sessions.Attach(s)
+			first := g.submit(signalbox.CommandRequest{Name: "first"})
+			<-conn.tried
+			awaitMissed(t, g)
+			again := func() {
+				if got := conn.next(t); got.ID != first.ID {
+					t.Errorf("delivered was %s, want the first", got.Name)
+				}
+			}
+			if tt.back {
+				again()
+			}
+			later := g.submit(signalbox.CommandRequest{Name: "later", TTL: time.Hour})
+			conn.deaf.Store(false)
+			g.road.Online(s)
+			if tt.want && !tt.back {
+				again()
+			}
+			if got := conn.next(t); got.ID != later.ID {
+				t.Errorf("delivered was %s, want the later one", got.Name)
+			}
+			g.road.Online(s)
+			last := g.submit(signalbox.CommandRequest{Name: "last"})
+			if got := conn.next(t); got.ID != last.ID {
+				t.Errorf("delivered was %s, want the last one", got.Name)
+			}
+			if got := g.get(first.ID); got.State != signalbox.CommandSent {
+				t.Errorf("the first is %s", got.State)
+			}
+		})
+	}
+}

@@ -25,6 +25,7 @@ type shard struct {
 	// looked up or submitted, each with a channel that is closed when that is done.
 	keys     map[keyRef]*entry
 	reserved map[keyRef]chan struct{}
+	online   uint64 // calls of Online, so that none is missed
 }
 
 type keyRef struct {
@@ -45,6 +46,8 @@ type lane struct {
 	waiting []*entry // queued, in order of submission
 	open    []*entry // version 2: sent or delivered, in order of submission
 	watch   []*entry // await confirmation, oldest first; of each name at most one
+	held    []*entry // marked as sent on the session busy, which had no room, in order
+	busy    uint64   // fencing number of the session that had no room; 0 while nothing is held
 	kicked  bool     // in the queue of kicks
 }
 
@@ -59,7 +62,7 @@ func (sh *shard) lane(id signalbox.DeviceID) *lane {
 
 // tidy forgets the lane if it is empty.
 func (sh *shard) tidy(id signalbox.DeviceID) {
-	if l := sh.lanes[id]; l != nil && len(l.waiting)+len(l.open)+len(l.watch) == 0 && !l.kicked {
+	if l := sh.lanes[id]; l != nil && len(l.waiting)+len(l.open)+len(l.watch)+len(l.held) == 0 && !l.kicked {
 		delete(sh.lanes, id)
 	}
 }
@@ -78,6 +81,8 @@ type entry struct {
 	handed  bool   // Deliver was called for that session
 	written bool   // Deliver may have put it on some wire, now or in an earlier life
 	missed  bool   // it was not, for want of a listener: that session may have it all the same
+	held    bool   // in lane.held
+	once    bool   // it went out without an ID to be recognised by: not written twice
 	lapsed  bool   // ExpiresAt passed while the device had it: not written again
 	watched bool   // in lane.watch
 	stored  bool   // the row says active
@@ -244,6 +249,7 @@ func (r *Road) end(l *lane, e *entry, state signalbox.CommandState, u history.Ur
 	}
 	l.waiting = without(l.waiting, e)
 	l.open = without(l.open, e)
+	l.release(e)
 	if state == signalbox.CommandFailed || state == signalbox.CommandCanceled || e.c.SentAt.IsZero() {
 		r.unwatch(l, e)
 	}

@@ -1,13 +1,10 @@
 package gateway
 
 import (
-	"encoding/json"
 	"errors"
 	"hash/fnv"
 	"net/netip"
 	"time"
-
-	"github.com/tidwall/gjson"
 
 	"signalbox"
 	"signalbox/internal/gateway/loop"
@@ -224,7 +221,7 @@ func (c *conn) login(d *registry.Device, p signalbox.Protocol, boot []byte) (wai
 	c.g.stats.Logins.Add(1)
 	c.ws.SetMessageLimit(c.g.cfg.MaxFrame)
 	if replaced != nil {
-		c.replace(replaced, now)
+		c.g.replaced(d, replaced, c.address(), now)
 	}
 	if d.SecretVersion() != c.version {
 		// The secret was changed after it had been checked; whoever changed it may have looked
@@ -236,15 +233,15 @@ func (c *conn) login(d *registry.Device, p signalbox.Protocol, boot []byte) (wai
 	return 0
 }
 
-// replace ends the connection that c took the device from.
-func (c *conn) replace(old *session.Session, now time.Time) {
-	c.g.stats.Replaced.Add(1)
+// replaced ends the connection that a newer one took the device from.
+func (g *Gateway) replaced(d *registry.Device, old *session.Session, by netip.Addr, now time.Time) {
+	g.stats.Replaced.Add(1)
 	old.Conn.End("replaced")
-	if c.g.rival.replaced(c.device.ID, now) {
-		c.g.cfg.Logger.Warn("two connections keep taking one device from each other: two boards may share its name",
-			"device", c.device.Name, "address", c.address())
-		if err := c.g.Ingest.Alert(c.device, "rivals", "Two boards seem to share this device's name."); err != nil {
-			c.g.cfg.Logger.Warn("an alert could not be kept", "device", c.device.Name, "err", err)
+	if g.rival.replaced(d.ID, now) {
+		g.cfg.Logger.Warn("two connections keep taking one device from each other: two boards may share its name",
+			"device", d.Name, "address", by)
+		if err := g.Ingest.Alert(d, "rivals", "Two boards seem to share this device's name."); err != nil {
+			g.cfg.Logger.Warn("an alert could not be kept", "device", d.Name, "err", err)
 		}
 	}
 }
@@ -326,17 +323,7 @@ func (c *conn) answer(f *wire.Frame) {
 			c.g.Commands.Ack(&c.session, string(id))
 			return
 		}
-		var value json.RawMessage
-		if f.Value != nil {
-			value = append(value, f.Value...)
-		}
-		var text string
-		if f.Error != nil {
-			text = gjson.ParseBytes(f.Error).String()
-		}
-		// Without "ok" an error tells of failure.
-		ok = string(f.OK) == "true" || f.OK == nil && f.Error == nil
-		c.g.Commands.Result(&c.session, string(id), ok, value, text)
+		c.g.result(&c.session, string(id), f)
 	case "auth":
 		c.g.stats.Invalid.Add(1)
 		c.send(errorFrame("already_authenticated", "This connection has logged in already; another login needs another connection.", 0))
@@ -345,6 +332,12 @@ func (c *conn) answer(f *wire.Frame) {
 		seq, _ := wire.Uint(f.Seq)
 		c.refuseMessage("unknown_type", "type must be \"telemetry\", \"ack\", \"result\" or \"ping\".", seq)
 	}
+}
+
+// result hands the result of a command to its road.
+func (g *Gateway) result(s *session.Session, id string, f *wire.Frame) {
+	ok, value, text := f.Outcome()
+	g.Commands.Result(s, id, ok, value, text)
 }
 
 // Tick implements ws.Endpoint.

@@ -30,5 +30,12 @@
 //
 // auth.DeviceLogins decides how often a secret is checked. The log tells of the first
 // refused login of a name at an address, and then at most once a minute of how many more
-// there were; it keeps at most 256 of those in mind and puts the rest into one line.
+// there were; it keeps at most 256 of those in mind and puts the rest into one line. What MQTT
+// clients are refused (topics, payloads, commands) is told in the same way. A token that was sent
+// as a name never stands in a line.
+//
+// # Budgets
+//
+// A device's messages cost its budget, whoever publishes them; a client that is no device has one
+// for its connection, too. Nothing is dropped: who cannot pay is not read for a while.
 package gateway

@@ -1,8 +1,6 @@
 package gateway
 
 import (
-	"encoding/json"
-	"fmt"
 	"strconv"
 	"time"
 
@@ -27,21 +25,7 @@ func appendCommand(dst []byte, c *signalbox.Command, p signalbox.Protocol) ([]by
 		}
 		return append(dst, '}'), nil
 	}
-	frame := struct {
-		Type    string  `json:"type"`
-		ID      string  `json:"id"`
-		Command string  `json:"command"`
-		Value   *string `json:"value,omitempty"`
-		Expires int64   `json:"expires,omitempty"`
-	}{Type: "command", ID: c.ID, Command: c.Name, Value: c.Value}
-	if !c.ExpiresAt.IsZero() {
-		frame.Expires = c.ExpiresAt.UnixMilli()
-	}
-	b, err := json.Marshal(frame)
-	if err != nil {
-		return dst, fmt.Errorf("encode command: %w", err)
-	}
-	return append(dst, b...), nil
+	return wire.AppendCommand(dst, c)
 }
 
 func authOK(name string, heartbeat time.Duration, saved uint64) []byte {

@@ -218,6 +218,13 @@ func (g *Gateway) Upgrade(r *ws.Request) (ws.Endpoint, *ws.Refusal) {
 	return c, nil
 }
 
+// Admits tells whether a page of that Origin header may connect, on any port of devices;
+// RefuseOrigin counts one that was refused.
+func (g *Gateway) Admits(origin string) bool { return g.admits(origin) }
+
+// RefuseOrigin counts an upgrade that was refused because of its Origin header.
+func (g *Gateway) RefuseOrigin(string) { g.stats.OriginRefused.Add(1) }
+
 // admits tells whether a connection with this Origin header may come in: boards send none,
 // or file://; pages only from configured origins.
 func (g *Gateway) admits(origin string) bool {

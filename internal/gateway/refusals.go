@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"signalbox"
+	"signalbox/internal/auth"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 	refusalSweep = 5 * time.Second
 )
 
-// refusals tells the log of refused logins, seldom enough for a board that tries again
+// refusals tells the log of what was refused, seldom enough for a board that tries again
 // twice a second, and for somebody who tries names.
 type refusals struct {
 	logger *slog.Logger
@@ -34,9 +36,47 @@ type refusals struct {
 	here map[netip.Addr]int // names in told, by address
 }
 
+// refusalKind is what was refused.
+type refusalKind uint8
+
+const (
+	refusedLogin refusalKind = iota
+	refusedTopic
+	refusedPayload
+	refusedCommand
+)
+
+// first and further write the line of a first refusal, and that of further ones.
+func (k refusalKind) first(l *slog.Logger, with []any) {
+	switch k {
+	case refusedLogin:
+		l.Warn("a device's login was refused; further ones like it are told once a minute", with...)
+	case refusedTopic:
+		l.Warn("a client published to a topic that is not its own; further ones like it are told once a minute", with...)
+	case refusedPayload:
+		l.Warn("a client's message was refused; further ones like it are told once a minute", with...)
+	case refusedCommand:
+		l.Warn("a command that a client published was refused; further ones like it are told once a minute", with...)
+	}
+}
+
+func (k refusalKind) further(l *slog.Logger, with []any) {
+	switch k {
+	case refusedLogin:
+		l.Warn("further logins of a device were refused", with...)
+	case refusedTopic:
+		l.Warn("further messages on topics that are not the client's own were refused", with...)
+	case refusedPayload:
+		l.Warn("further messages of a client were refused", with...)
+	case refusedCommand:
+		l.Warn("further commands that a client published were refused", with...)
+	}
+}
+
 // refusal is what is told apart: the name is empty for the further ones of an address, and
 // the address is the zero value for those of further addresses.
 type refusal struct {
+	kind    refusalKind
 	name    string
 	address netip.Addr
 }
@@ -45,6 +85,7 @@ type told struct {
 	at     time.Time
 	more   int // since then
 	reason string
+	topic  string
 }
 
 func (r *refusals) init(logger *slog.Logger) {
@@ -53,44 +94,66 @@ func (r *refusals) init(logger *slog.Logger) {
 
 // refused notes a refused login.
 func (r *refusals) refused(name []byte, address netip.Addr, reason string, now time.Time) {
+	r.note(refusal{refusedLogin, public(name), address}, reason, "", now)
+}
+
+// public is a name that a client gave, for the log: not too long, and no token, which some
+// clients send in its place.
+func public(name []byte) string {
+	if bytes.HasPrefix(name, []byte(auth.TokenPrefix)) {
+		return auth.TokenPrefix + "…"
+	}
+	return string(name[:min(len(name), maxNameBytes)])
+}
+
+// note notes what was refused; topic may be empty.
+func (r *refusals) note(key refusal, reason, topic string, now time.Time) {
+	address := key.address
 	r.mu.Lock()
-	key := refusal{string(name[:min(len(name), maxNameBytes)]), address}
 	t := r.told[key]
 	for t == nil {
 		switch {
 		case key.name != "" && r.here[address] >= maxRefusalsHere:
 			key.name = ""
 		case key.address.IsValid() && len(r.told) >= maxRefusals:
-			key = refusal{}
+			key = refusal{kind: key.kind}
 		default:
-			r.told[key] = &told{at: now, reason: reason}
+			first := told{at: now, reason: reason, topic: topic}
+			r.told[key] = &first
 			r.here[key.address]++
+			line := first
 			r.mu.Unlock()
-			r.tell(key, &told{at: now, reason: reason})
+			r.tell(key, &line)
 			return
 		}
 		t = r.told[key]
 	}
 	t.more++
-	t.reason = reason
+	t.reason, t.topic = reason, topic
 	r.mu.Unlock()
 }
 
-// tell writes a line; the reason is that of the latest refusal.
+// tell writes a line; reason and topic are those of the latest refusal.
 func (r *refusals) tell(key refusal, t *told) {
 	with := []any{"reason", t.reason}
 	if key.name != "" {
-		with = append(with, "device", key.name)
+		who := "client"
+		if key.kind == refusedLogin {
+			who = "device"
+		}
+		with = append(with, who, key.name)
+	}
+	if t.topic != "" {
+		with = append(with, "topic", t.topic)
 	}
 	if key.address.IsValid() {
 		with = append(with, "address", key.address)
 	}
-	switch {
-	case t.more > 0:
-		r.logger.Warn("further logins of a device were refused", append(with, "refused", t.more, "since", t.at.UTC().Format(time.RFC3339))...)
-	default:
-		r.logger.Warn("a device's login was refused; further ones like it are told once a minute", with...)
+	if t.more > 0 {
+		key.kind.further(r.logger, append(with, "refused", t.more, "since", t.at.UTC().Format(time.RFC3339)))
+		return
 	}
+	key.kind.first(r.logger, with)
 }
 
 // due tells of what was refused since it was told last, and forgets where nothing was.

@@ -64,7 +64,7 @@ func (d *Discoverer) Run(ctx context.Context) error {
 		list, missed, err := sub.Next(next, entries[:0])
 		cancel()
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			return nil //nolint:nilerr // an ordered end
+			return nil // an ordered end
 		}
 		failed := d.failing
 		d.failing = false

@@ -105,12 +105,12 @@ func TestFieldsBecomeEntities(t *testing.T) {
 		}
 		want := map[string]map[string]any{
 			"homeassistant/sensor/signalbox_1/temp/config": {
-				"name": "Air", "state_topic": "signalbox/теплица/telemetry", "value_template": `{{ value_json["temp"] }}`, "device_class": "temperature",
+				"name": "Air", "state_topic": "signalbox/теплица/telemetry", "value_template": `{{ value_json["temp"] | default("") }}`, "device_class": "temperature",
 				"unit_of_measurement": "°C", "state_class": "measurement", "availability_topic": "signalbox/теплица/presence", "unique_id": "signalbox_1_temp",
 			},
 			"homeassistant/switch/signalbox_1/relay/config": {
 				"command_topic": "signalbox/теплица/command", "payload_on": `{"command":"relay","value":"true"}`, "payload_off": `{"command":"relay","value":"false"}`,
-				"state_on": "true", "value_template": `{{ value_json["relay"] | string | lower }}`,
+				"state_on": "true", "value_template": `{{ value_json["relay"] | default("") | string | lower }}`,
 			},
 			"homeassistant/binary_sensor/signalbox_1/open/config": {"payload_on": "true", "payload_off": "false"},
 			"homeassistant/number/signalbox_1/servo1/config": {
@@ -162,6 +162,39 @@ func TestFieldsBecomeEntities(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestTemplates holds how a field is found in the telemetry.
+func TestTemplates(t *testing.T) {
+	for name, tt := range map[string]struct{ body, want string }{
+		"bare number": {`{"value":1}`, `{{ (value_json["value"] if value_json is mapping else value_json) | default("") }}`},
+		"nested":      {`{"bme":{"t":1}}`, `{{ (value_json["bme"] | default({}))["t"] | default("") }}`},
+		"text":        {`{"status":"ready"}`, `{{ value_json["status"] | default(this.state) }}`},
+		"odd":         {`{"a\"b":1}`, `{{ value_json["a\"b"] | default("") }}`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := devices(t)
+			dev, err := r.Add(t.Context(), registry.NewDevice{Name: "esp01", Type: "box"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			out := &broker{retained: map[string]string{}}
+			var b bus.Bus
+			d := homeassistant.New(homeassistant.Config{}, &b, r, out)
+			d.Hear(&signalbox.Entry{Position: 1, Device: dev.ID, Kind: signalbox.EntryTelemetry, Body: []byte(tt.body)})
+			var got struct {
+				Template string `json:"value_template"`
+			}
+			for _, topic := range out.topics() {
+				if err := json.Unmarshal([]byte(out.get(topic)), &got); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if got.Template != tt.want {
+				t.Errorf("published %q with the template %s, want %s", out.topics(), got.Template, tt.want)
+			}
+		})
+	}
 }
 
 func TestRemovedDevicesAreWithdrawn(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -37,7 +38,7 @@ func reserved(path []string) bool {
 func fields(object gjson.Result, prefix []string, yield func(f field) bool) bool {
 	more := true
 	object.ForEach(func(key, value gjson.Result) bool {
-		path := append(prefix[:len(prefix):len(prefix)], key.Str)
+		path := slices.Concat(prefix, []string{key.Str})
 		switch {
 		case value.IsObject():
 			more = fields(value, path, yield)
@@ -62,19 +63,29 @@ func (f *field) component(e Entity) string {
 	}
 }
 
-// template is the Jinja expression that finds the field in the telemetry. JSON's spelling of
-// a text is one that Jinja reads.
-func (f *field) template() string {
-	var b strings.Builder
-	b.WriteString("value_json")
-	for _, key := range f.path {
+// template is the Jinja expression that finds the field in the telemetry; without it there,
+// as a device need not report everything at once, it is what without says. JSON's spelling of a text is one
+// that Jinja reads.
+func (f *field) template(without string) string {
+	at := "value_json"
+	for i, key := range f.path {
 		quoted, _ := json.Marshal(key) // a string always encodes
-		b.WriteByte('[')
-		b.Write(quoted)
-		b.WriteByte(']')
+		if i > 0 {
+			at = "(" + at + " | default({}))"
+		}
+		at += "[" + string(quoted) + "]"
 	}
-	return b.String()
+	if f.name == "value" { // an MQTT device may have sent a bare number
+		at = "(" + at + " if value_json is mapping else value_json)"
+	}
+	return at + " | default(" + without + ")"
 }
+
+// Home Assistant passes over an empty state, but where the state is a text.
+const (
+	nothing = `""`
+	asItWas = "this.state"
+)
 
 // object is an identifier for topics, which allow [a-zA-Z0-9_-] there: the text, if it is
 // made of these, else what it has of them and a hash.
@@ -150,7 +161,7 @@ func (c *Config) describe(id signalbox.DeviceID, device, kind string, f *field) 
 	unique := "signalbox_" + strconv.FormatUint(uint64(id), 10) + "_" + object(f.name)
 	d := discovery{
 		Name: e.Name, UniqueID: unique, ObjectID: object(device) + "_" + object(f.name),
-		StateTopic: telemetryTopic(device), ValueTemplate: "{{ " + f.template() + " }}", AvailabilityTopic: presenceTopic(device),
+		StateTopic: telemetryTopic(device), ValueTemplate: "{{ " + f.template(nothing) + " }}", AvailabilityTopic: presenceTopic(device),
 		Class: e.Class, Unit: e.Unit, StateClass: e.StateClass, Icon: e.Icon,
 		QoS:    1,
 		Device: about{[]string{"signalbox_" + strconv.FormatUint(uint64(id), 10)}, device, kind},
@@ -159,12 +170,15 @@ func (c *Config) describe(id signalbox.DeviceID, device, kind string, f *field) 
 	if d.Name == "" {
 		d.Name = f.name
 	}
-	word, truth := `{{ `+f.template()+` | string | lower }}`, f.kind == gjson.True || f.kind == gjson.False
+	word, truth := `{{ `+f.template(nothing)+` | string | lower }}`, f.kind == gjson.True || f.kind == gjson.False
 	on, off := orElse(e.On, "true"), orElse(e.Off, "false")
 	switch component {
 	case "sensor":
 		if d.StateClass == "" && f.kind == gjson.Number {
 			d.StateClass = "measurement"
+		}
+		if d.StateClass == "" && d.Unit == "" {
+			d.ValueTemplate = "{{ " + f.template(asItWas) + " }}"
 		}
 	case "binary_sensor":
 		d.PayloadOn, d.PayloadOff = on, off
@@ -182,6 +196,7 @@ func (c *Config) describe(id signalbox.DeviceID, device, kind string, f *field) 
 		d.CommandTopic, d.CommandTemplate = commandTopic(device), commandTemplate(f.name)
 		d.Min, d.Max, d.Step = e.Min, e.Max, e.Step
 	case "text":
+		d.ValueTemplate = "{{ " + f.template(asItWas) + " }}"
 		d.CommandTopic, d.CommandTemplate = commandTopic(device), commandTemplate(f.name)
 	case "button":
 		d.StateTopic, d.ValueTemplate = "", ""

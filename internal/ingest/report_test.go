@@ -105,3 +105,31 @@ func TestReportTogether(t *testing.T) {
 	}
 	h.flush(t)
 }
+
+// TestReportNumbers: a number of the same power-up that comes again is not stored again, nor does
+// it put the device online.
+func TestReportNumbers(t *testing.T) {
+	h := newHub(t, t.TempDir(), history.Config{}).run(t)
+	d := h.add(t, "env01")
+	message := func(boot, seq uint64) *ingest.Message {
+		return &ingest.Message{Body: []byte(`{"t":1}`), Boot: boot, Seq: seq}
+	}
+	s := h.stand(d)
+	first, _, v := h.road.Report(d, s, message(1<<63|1, 2))
+	if v != ingest.Stored {
+		t.Fatalf("the first: verdict %d", v)
+	}
+	for name, again := range map[string]*ingest.Message{"the same": message(1<<63|1, 2), "an older one": message(1<<63|1, 1)} {
+		if at, attached, v := h.road.Report(d, h.stand(d), again); v != ingest.Duplicate || attached || at != first {
+			t.Errorf("%s: position %d, attached %v, verdict %d; want a duplicate of %d", name, at, attached, v, first)
+		}
+	}
+	h.road.Leave(d, s, "silent", nil)
+	if _, attached, v := h.road.Report(d, h.stand(d), message(1<<63|1, 2)); v != ingest.Duplicate || attached {
+		t.Errorf("while it is away: attached %v, verdict %d", attached, v)
+	}
+	if _, attached, v := h.road.Report(d, h.stand(d), message(1<<63|2, 1)); v != ingest.Stored || !attached {
+		t.Errorf("of the next power-up: attached %v, verdict %d", attached, v)
+	}
+	h.flush(t)
+}

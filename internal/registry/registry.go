@@ -33,7 +33,7 @@ type Registry struct {
 	changes int        // of the list, ever
 	sorting sync.Mutex // held while sorted is made, outside of mu
 
-	removed func(signalbox.DeviceID) // by OnRemove
+	removed func(*Device) // by OnRemove
 
 	dirtyMu    sync.Mutex
 	dirty      []*Device
@@ -383,7 +383,7 @@ func (d *Device) row() (row store.Device, removed bool) {
 
 // OnRemove registers f to be called when a device was removed for good; f must not wait, nor
 // change the list. Register before anything is removed.
-func (r *Registry) OnRemove(f func(signalbox.DeviceID)) { r.removed = f }
+func (r *Registry) OnRemove(f func(*Device)) { r.removed = f }
 
 // Remove deletes a device. Ending its connection and its commands is done by then, as for
 // Update.
@@ -416,7 +416,7 @@ func (r *Registry) drop(d *Device) {
 	d.removed = true
 	d.mu.Unlock()
 	if r.removed != nil {
-		r.removed(d.ID)
+		r.removed(d)
 	}
 }
 

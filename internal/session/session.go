@@ -24,6 +24,23 @@ type Conn interface {
 // command was marked. It is tried again when the device listens again.
 var ErrNotListening = errors.New("the device has not subscribed to its commands")
 
+// ErrBusy is Deliver's error when the connection takes nothing more at present. The command, and
+// all that come after it, are tried again when the connection has room: when Online is called.
+var ErrBusy = errors.New("the device's connection takes no more commands at present")
+
+// Onceler is a Conn whose commands carry no ID that a device could recognise later: what may
+// have been written is never written again. Once may be called with locks held, and must not
+// take any.
+type Onceler interface {
+	Once() bool
+}
+
+// Once reports whether commands go to s at most once, although it may answer them.
+func (s *Session) Once() bool {
+	o, ok := s.Conn.(Onceler)
+	return ok && o.Once()
+}
+
 // Listener is a Conn that may be there without taking commands: an MQTT device that has not
 // subscribed to them. Listening may be called with locks held, and must not take any.
 type Listener interface {

@@ -6,12 +6,12 @@ import "sync/atomic"
 type Counters struct {
 	Connected  atomic.Int64 // gauge: connections that are open now
 	Dials      atomic.Int64 // attempts to connect
-	DialErrors atomic.Int64 // of which failed before the upgrade was answered
-	Logins     atomic.Int64 // auth_ok heard (version 2 only)
+	DialErrors atomic.Int64 // of which failed before the upgrade was answered, over MQTT before there was a connection
+	Logins     atomic.Int64 // auth_ok or CONNACK heard (not in version 1, which has none)
 	Lost       atomic.Int64 // connections and attempts that ended, for whatever reason
 	Telemetry  atomic.Int64 // readings sent, repetitions included
 	Resent     atomic.Int64 // of which were made before the latest one: buffered or repeated
-	Saved      atomic.Int64 // readings the hub called saved
+	Saved      atomic.Int64 // readings the hub called saved, or acknowledged
 	Dropped    atomic.Int64 // readings lost because the buffer was full
 	Commands   atomic.Int64 // commands heard
 	Repeated   atomic.Int64 // of which had an id seen before and were not done again

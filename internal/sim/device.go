@@ -52,13 +52,15 @@ const (
 type DeviceConfig struct {
 	Name, Secret string
 	Kind         Kind               // default Box
-	Protocol     signalbox.Protocol // default ProtocolV2
-	Addr         string             // host:port of the hub's device listener
+	Protocol     signalbox.Protocol // ProtocolV1, ProtocolMQTT or, the default, ProtocolV2
+	MQTT5        bool               // MQTT 5.0 instead of 3.1.1
+	QoS          uint8              // of readings over MQTT, 0 or 1: those of 1 are kept until they are acknowledged
+	Addr         string             // host:port of the hub's device listener, or of its MQTT listener
 	Path         string             // default /
 	Source       netip.Addr         // address to connect from; the zero Addr leaves it to the system
 	Interval     time.Duration      // between readings
 	Reconnect    time.Duration      // between attempts to connect, fixed as on the boards
-	Buffer       int                // readings kept until they are saved, version 2 only
+	Buffer       int                // readings kept until they are saved, version 2 and QoS 1 only
 	Fault        Fault
 	Skew         time.Duration // how far the clock is off with ClockSkew; default one hour ahead
 	Hold         time.Duration // how long a HalfOpen device stays silent before it connects anew
@@ -82,6 +84,12 @@ type Device struct {
 	sent   uint64    // highest seq sent on the present connection
 	seen   []string  // ids of commands, the latest last
 	acts   int       // how often the fault has acted
+	window int       // MQTT: how many readings may be under way
+}
+
+// keeps says whether the device hears that a reading is saved, and keeps it until then.
+func (d *Device) keeps() bool {
+	return d.cfg.Protocol == signalbox.ProtocolV2 || d.cfg.Protocol == signalbox.ProtocolMQTT && d.cfg.QoS > 0
 }
 
 // reading is one telemetry message that waits to be saved.
@@ -107,14 +115,17 @@ func NewDevice(cfg DeviceConfig) (*Device, error) {
 	if cfg.Protocol == signalbox.ProtocolNone {
 		cfg.Protocol = signalbox.ProtocolV2
 	}
-	if cfg.Protocol != signalbox.ProtocolV1 && cfg.Protocol != signalbox.ProtocolV2 {
-		return nil, fmt.Errorf("there is no protocol version %d; allowed are 1 and 2", cfg.Protocol)
+	if cfg.Protocol > signalbox.ProtocolMQTT {
+		return nil, fmt.Errorf("a device cannot speak protocol %d; allowed are version 1 and 2 over WebSocket, and MQTT (%d)", cfg.Protocol, signalbox.ProtocolMQTT)
+	}
+	if cfg.QoS > 1 {
+		return nil, fmt.Errorf("readings cannot have quality of service %d; allowed are 0 and 1", cfg.QoS)
 	}
 	if err := cfg.Fault.check(); err != nil {
 		return nil, err
 	}
 	if cfg.Fault == Malformed && cfg.malformations == nil {
-		cfg.malformations = Malformations()
+		cfg.malformations = malformationsOf(cfg.Protocol)
 	}
 	cfg.Interval = orDefault(cfg.Interval, DefaultInterval)
 	cfg.Reconnect = orDefault(cfg.Reconnect, DefaultReconnect)
@@ -178,7 +189,7 @@ func (d *Device) live(ctx context.Context) {
 	}
 }
 
-// away waits until it is time to connect again. A version 2 board goes on measuring.
+// away waits until it is time to connect again. A board that keeps its readings goes on measuring.
 func (d *Device) away(ctx context.Context, tick <-chan time.Time, pause time.Duration) {
 	again := time.NewTimer(pause)
 	defer again.Stop()
@@ -189,7 +200,7 @@ func (d *Device) away(ctx context.Context, tick <-chan time.Time, pause time.Dur
 		case <-again.C:
 			return
 		case now := <-tick:
-			if d.cfg.Protocol == signalbox.ProtocolV2 {
+			if d.keeps() {
 				d.measure(now)
 			}
 		}
@@ -198,6 +209,9 @@ func (d *Device) away(ctx context.Context, tick <-chan time.Time, pause time.Dur
 
 // connection lives through one connection, from dialing to its end.
 func (d *Device) connection(ctx context.Context, tick <-chan time.Time) error {
+	if d.cfg.Protocol == signalbox.ProtocolMQTT {
+		return d.mqttConnection(ctx, tick)
+	}
 	c, err := dial(ctx, link{addr: d.cfg.Addr, path: d.cfg.Path, source: d.cfg.Source, smallBuffer: d.cfg.Fault == SlowReader})
 	if err != nil {
 		d.cfg.Counters.DialErrors.Add(1)
@@ -221,14 +235,8 @@ func (d *Device) connection(ctx context.Context, tick <-chan time.Time) error {
 func (d *Device) read(c *conn, frames chan<- frame, stop <-chan struct{}) {
 	defer close(frames)
 	for {
-		if d.cfg.Fault == SlowReader {
-			pause := time.NewTimer(5 * time.Second)
-			select {
-			case <-pause.C:
-			case <-stop:
-				pause.Stop()
-				return
-			}
+		if d.cfg.Fault == SlowReader && !slowly(stop) {
+			return
 		}
 		f, err := c.readFrame()
 		if err != nil {
@@ -301,23 +309,28 @@ func (d *Device) auth() []byte {
 // measure makes one reading and buffers it.
 func (d *Device) measure(now time.Time) {
 	d.seq++
-	b := append([]byte(nil), `{"type":"telemetry"`...)
-	if d.cfg.Protocol == signalbox.ProtocolV2 {
-		b = strconv.AppendUint(append(b, `,"seq":`...), d.seq, 10)
-		if d.cfg.Fault == ClockSkew {
-			now = now.Add(d.cfg.Skew)
-			d.cfg.Counters.Faults.Add(1)
-		}
+	var b []byte
+	if d.cfg.Protocol != signalbox.ProtocolV1 && d.cfg.Fault == ClockSkew {
+		now = now.Add(d.cfg.Skew)
+		d.cfg.Counters.Faults.Add(1)
+	}
+	switch d.cfg.Protocol {
+	case signalbox.ProtocolMQTT:
+		b = d.appendMQTTHead(b, now.UnixMilli())
+	case signalbox.ProtocolV1:
+		b = append(b, `{"type":"telemetry"`...)
+	default:
+		b = strconv.AppendUint(append(b, `{"type":"telemetry","seq":`...), d.seq, 10)
 		b = strconv.AppendInt(append(b, `,"ts":`...), now.UnixMilli(), 10)
 	}
 	b = append(d.board.appendReading(b), '}')
 	limit := d.cfg.Buffer
-	if d.cfg.Protocol == signalbox.ProtocolV1 {
+	if !d.keeps() {
 		limit = 1
 	}
 	if len(d.buffer) >= limit {
 		d.buffer = append(d.buffer[:0], d.buffer[1:]...)
-		if d.cfg.Protocol == signalbox.ProtocolV2 {
+		if d.keeps() {
 			d.cfg.Counters.Dropped.Add(1)
 		}
 	}
@@ -398,8 +411,15 @@ func (d *Device) handle(c *conn, f frame) (online bool, err error) {
 	return false, nil
 }
 
-// obey carries out a command. Version 2: ack, then result; an id seen before is acknowledged and not done again.
-func (d *Device) obey(c *conn, m *message) error {
+// line is a connection as faults and answers need it.
+type line interface {
+	writeRaw(b []byte) error
+	// reply sends the answer to a command; kind is its type.
+	reply(kind string, body []byte) error
+}
+
+// obey carries out a command. Version 2 and MQTT: ack, then result; an id seen before is acknowledged and not done again.
+func (d *Device) obey(c line, m *message) error {
 	d.cfg.Counters.Commands.Add(1)
 	if d.cfg.Protocol == signalbox.ProtocolV1 {
 		if _, err := d.board.do(*m.Command, m.Value); err != nil {
@@ -408,7 +428,7 @@ func (d *Device) obey(c *conn, m *message) error {
 		return nil
 	}
 	id := string(m.ID)
-	if err := c.writeText(fmt.Appendf(nil, `{"type":"ack","id":%s}`, id)); err != nil {
+	if err := c.reply("ack", fmt.Appendf(nil, `{"type":"ack","id":%s}`, id)); err != nil {
 		return err
 	}
 	if slices.Contains(d.seen, id) {
@@ -421,9 +441,9 @@ func (d *Device) obey(c *conn, m *message) error {
 	d.seen = append(d.seen, id)
 	value, err := d.board.do(*m.Command, m.Value)
 	if err != nil {
-		return c.writeText(fmt.Appendf(nil, `{"type":"result","id":%s,"ok":false,"error":%s}`, id, quote(err.Error())))
+		return c.reply("result", fmt.Appendf(nil, `{"type":"result","id":%s,"ok":false,"error":%s}`, id, quote(err.Error())))
 	}
-	return c.writeText(fmt.Appendf(nil, `{"type":"result","id":%s,"ok":true,"value":%s}`, id, value))
+	return c.reply("result", fmt.Appendf(nil, `{"type":"result","id":%s,"ok":true,"value":%s}`, id, value))
 }
 
 // quote gives s as a JSON string.

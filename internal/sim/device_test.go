@@ -175,7 +175,8 @@ func TestNewDeviceRefuses(t *testing.T) {
 	for want, cfg := range map[string]DeviceConfig{
 		"needs a name":  {},
 		"of kind":       {Name: "a", Addr: "b", Kind: "boat"},
-		"version 3":     {Name: "a", Addr: "b", Protocol: 3},
+		"protocol 4":    {Name: "a", Addr: "b", Protocol: 4},
+		"service 2":     {Name: "a", Addr: "b", QoS: 2},
 		"fault named":   {Name: "a", Addr: "b", Fault: "sleepy"},
 		"wrong-passwor": {Name: "a", Addr: "b", Fault: "sleepy"},
 	} {

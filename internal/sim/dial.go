@@ -52,18 +52,9 @@ type conn struct {
 func dial(ctx context.Context, l link) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	var d net.Dialer
-	if l.source.IsValid() {
-		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.source, 0))
-	}
-	nc, err := d.DialContext(ctx, "tcp", l.addr)
+	nc, err := dialTCP(ctx, l.addr, l.source, l.smallBuffer)
 	if err != nil {
 		return nil, err
-	}
-	if tcp, ok := nc.(*net.TCPConn); ok && l.smallBuffer {
-		if err := tcp.SetReadBuffer(4 << 10); err != nil {
-			return nil, fmt.Errorf("set the receive buffer: %w", joinClose(err, nc))
-		}
 	}
 	c := &conn{nc: nc, br: bufio.NewReaderSize(nc, 1<<10)}
 	stop := context.AfterFunc(ctx, func() { _ = nc.Close() }) // its error says no more than ctx's
@@ -142,6 +133,9 @@ func (c *conn) write(op byte, payload []byte) error {
 }
 
 func (c *conn) writeText(payload []byte) error { return c.write(opText, payload) }
+
+// reply sends the answer to a command.
+func (c *conn) reply(_ string, body []byte) error { return c.writeText(body) }
 
 // writeRaw sends bytes as they are.
 func (c *conn) writeRaw(b []byte) error {

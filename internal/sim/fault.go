@@ -22,9 +22,10 @@ const (
 	Duplicate Fault = "duplicate"
 	// SlowReader takes one frame in five seconds from the hub.
 	SlowReader Fault = "slow-reader"
-	// ClockSkew sends a ts that is off by DeviceConfig.Skew (version 2 only).
+	// ClockSkew sends a ts that is off by DeviceConfig.Skew (not in version 1, which has none).
 	ClockSkew Fault = "clock-skew"
-	// Malformed sends, each interval, the next of the wrong frames that Malformations lists.
+	// Malformed sends, each interval, the next of the wrong frames that Malformations lists, over MQTT of the wrong
+	// packets of MQTTMalformations.
 	Malformed Fault = "malformed"
 	// Storm connects, logs in, and drops the connection at once, with 20 ms between connections.
 	Storm Fault = "storm"
@@ -100,7 +101,7 @@ func manyKeys(n int) string {
 }
 
 // misbehave lets the fault act at a reading, before it is sent. An error ends the connection.
-func (d *Device) misbehave(ctx context.Context, c *conn) error {
+func (d *Device) misbehave(ctx context.Context, c line) error {
 	switch d.cfg.Fault {
 	case HalfOpen:
 		if d.acts++; d.acts%2 == 1 { // one good reading first

@@ -28,16 +28,23 @@ type Adder interface {
 	AddDevices(ctx context.Context, list NewDevices) ([]Credential, error)
 }
 
-// Config says what a Fleet is. Addr and at least one device are needed; the zero value of the rest means the defaults.
+// Config says what a Fleet is. At least one device is needed, and the address of what it speaks to; the zero value of the
+// rest means the defaults.
 type Config struct {
 	Addr            string // host:port of the hub's device listener
+	MQTTAddr        string // host:port of its MQTT listener, for devices that speak MQTT
 	Path            string
 	Boxes, Stations int
 	Prefix          string             // of the names: PREFIX-box-1, PREFIX-station-1…; default sim
-	Protocol        signalbox.Protocol // default ProtocolV2
+	Protocol        signalbox.Protocol // ProtocolV1, ProtocolMQTT or, the default, ProtocolV2
+	MQTT5           bool               // MQTT 5.0 instead of 3.1.1
+	QoS             uint8              // of readings over MQTT, 0 or 1
 	V1Share         float64            // share of devices that speak version 1 all the same, 0 to 1
 	Interval        time.Duration      // between the readings of a device
 	Reconnect       time.Duration
+	// Sensors is how many original MQTT sensors there are besides; they have no name and no secret.
+	Sensors       int
+	SensorVariant Variant
 	// Misbehave is the share of devices with each fault, 0 to 1 each, together at most 1.
 	Misbehave map[Fault]float64
 	Skew      time.Duration
@@ -60,16 +67,17 @@ type Fleet struct {
 
 // NewFleet checks cfg.
 func NewFleet(cfg Config) (*Fleet, error) {
-	if cfg.Boxes < 0 || cfg.Stations < 0 || cfg.Boxes+cfg.Stations == 0 {
-		return nil, fmt.Errorf("a fleet cannot have %d boxes and %d stations; neither may be negative, and one device is needed", cfg.Boxes, cfg.Stations)
+	named := cfg.Boxes + cfg.Stations
+	if cfg.Boxes < 0 || cfg.Stations < 0 || cfg.Sensors < 0 || named+cfg.Sensors == 0 {
+		return nil, fmt.Errorf("a fleet cannot have %d boxes, %d stations and %d original sensors; none may be negative, and one device is needed", cfg.Boxes, cfg.Stations, cfg.Sensors)
 	}
 	if cfg.Sources < 0 || cfg.Sources > MaxSources {
 		return nil, fmt.Errorf("connections cannot come from %d addresses; allowed are 0 (the system chooses) to %d", cfg.Sources, MaxSources)
 	}
-	if n := len(cfg.Credentials); n != 0 && n != cfg.Boxes+cfg.Stations {
+	if n := len(cfg.Credentials); n != 0 && n != named {
 		return nil, fmt.Errorf("there are %d credentials for %d devices", n, cfg.Boxes+cfg.Stations)
 	}
-	if len(cfg.Credentials) == 0 && cfg.Adder == nil {
+	if named > 0 && len(cfg.Credentials) == 0 && cfg.Adder == nil {
 		return nil, errors.New("a fleet needs the credentials of its devices, or a hub's API to add them")
 	}
 	if cfg.V1Share < 0 || cfg.V1Share > 1 {
@@ -102,22 +110,33 @@ func NewFleet(cfg Config) (*Fleet, error) {
 func (f *Fleet) Stats() Stats { return f.counters.Stats() }
 
 // Len is how many devices the fleet has.
-func (f *Fleet) Len() int { return f.cfg.Boxes + f.cfg.Stations }
+func (f *Fleet) Len() int { return f.named() + f.cfg.Sensors }
+
+// named is how many have a name and a secret.
+func (f *Fleet) named() int { return f.cfg.Boxes + f.cfg.Stations }
+
+// runner is a device of either kind.
+type runner interface {
+	Run(ctx context.Context) error
+}
 
 // Run adds the devices where that is asked for, then lets them live until ctx ends; it returns nil then.
 func (f *Fleet) Run(ctx context.Context) error {
 	credentials := f.cfg.Credentials
-	if len(credentials) == 0 {
+	if len(credentials) == 0 && f.named() > 0 {
 		var err error
 		if credentials, err = f.cfg.Adder.AddDevices(ctx, f.specs()); err != nil {
-			return fmt.Errorf("add %d simulated devices: %w", f.Len(), err)
+			return fmt.Errorf("add %d simulated devices: %w", f.named(), err)
 		}
-		if len(credentials) != f.Len() {
-			return fmt.Errorf("the hub added %d devices instead of %d", len(credentials), f.Len())
+		if len(credentials) != f.named() {
+			return fmt.Errorf("the hub added %d devices instead of %d", len(credentials), f.named())
 		}
 	}
 	devices, err := f.devices(credentials)
 	if err != nil {
+		return err
+	}
+	if devices, err = f.sensors(devices); err != nil {
 		return err
 	}
 	var running sync.WaitGroup
@@ -133,7 +152,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 			case <-start.C:
 			}
 			if err := d.Run(ctx); err != nil {
-				f.cfg.Logger.Error("a simulated device stopped", "device", d.cfg.Name, "err", err)
+				f.cfg.Logger.Error("a simulated device stopped", "number", i+1, "err", err)
 			}
 		})
 	}
@@ -142,8 +161,8 @@ func (f *Fleet) Run(ctx context.Context) error {
 }
 
 func (f *Fleet) specs() NewDevices {
-	list := make(NewDevices, 0, f.Len())
-	for i := range f.Len() {
+	list := make(NewDevices, 0, f.named())
+	for i := range f.named() {
 		kind, n := f.kind(i)
 		list = append(list, NewDeviceSpec{Name: fmt.Sprintf("%s-%s-%d", f.cfg.Prefix, kind, n), Type: string(kind)})
 	}
@@ -158,20 +177,23 @@ func (f *Fleet) kind(i int) (Kind, int) {
 	return Station, i - f.cfg.Boxes + 1
 }
 
-func (f *Fleet) devices(credentials []Credential) ([]*Device, error) {
+func (f *Fleet) devices(credentials []Credential) ([]runner, error) {
 	faults := f.faults()
-	var malformations []Malformation
+	malformations := make(map[signalbox.Protocol][]Malformation)
 	if f.cfg.Misbehave[Malformed] > 0 {
-		malformations = Malformations()
+		for _, p := range []signalbox.Protocol{signalbox.ProtocolV1, f.cfg.Protocol} {
+			malformations[p] = malformationsOf(p)
+		}
 	}
-	oldOnes := int(f.cfg.V1Share*float64(f.Len()) + 0.5)
-	list := make([]*Device, 0, len(credentials))
+	oldOnes := int(f.cfg.V1Share*float64(f.named()) + 0.5)
+	list := make([]runner, 0, f.Len())
 	for i, c := range credentials {
 		kind, _ := f.kind(i)
 		cfg := DeviceConfig{
-			Name: c.Name, Secret: c.Secret, Kind: kind, Protocol: f.cfg.Protocol, Addr: f.cfg.Addr, Path: f.cfg.Path,
+			Name: c.Name, Secret: c.Secret, Kind: kind, Protocol: f.cfg.Protocol, MQTT5: f.cfg.MQTT5, QoS: f.cfg.QoS,
+			Addr: f.cfg.Addr, Path: f.cfg.Path,
 			Interval: f.cfg.Interval, Reconnect: f.cfg.Reconnect, Fault: faults[i], Skew: f.cfg.Skew, Hold: f.cfg.Hold,
-			Seed: f.cfg.Seed, Counters: &f.counters, Logger: f.cfg.Logger, malformations: malformations,
+			Seed: f.cfg.Seed, Counters: &f.counters, Logger: f.cfg.Logger,
 		}
 		if f.cfg.Sources > 0 {
 			cfg.Source = Source(i % f.cfg.Sources)
@@ -179,6 +201,10 @@ func (f *Fleet) devices(credentials []Credential) ([]*Device, error) {
 		if i < oldOnes {
 			cfg.Protocol = signalbox.ProtocolV1
 		}
+		if cfg.Protocol == signalbox.ProtocolMQTT {
+			cfg.Addr = f.cfg.MQTTAddr
+		}
+		cfg.malformations = malformations[cfg.Protocol]
 		d, err := NewDevice(cfg)
 		if err != nil {
 			return nil, err
@@ -188,21 +214,40 @@ func (f *Fleet) devices(credentials []Credential) ([]*Device, error) {
 	return list, nil
 }
 
+// sensors appends the original sensors to list.
+func (f *Fleet) sensors(list []runner) ([]runner, error) {
+	for i := range f.cfg.Sensors {
+		cfg := SensorConfig{
+			Addr: f.cfg.MQTTAddr, Variant: f.cfg.SensorVariant, Interval: f.cfg.Interval, Reconnect: f.cfg.Reconnect,
+			Seed: f.cfg.Seed + uint64(i), Counters: &f.counters, Logger: f.cfg.Logger,
+		}
+		if f.cfg.Sources > 0 {
+			cfg.Source = Source(i % f.cfg.Sources)
+		}
+		s, err := NewSensor(cfg)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, s)
+	}
+	return list, nil
+}
+
 // faults deals the faults out: the asked share of each, at least one device when the share is above 0, in an order
 // that the seed decides.
 func (f *Fleet) faults() []Fault {
-	dealt := make([]Fault, 0, f.Len())
+	dealt := make([]Fault, 0, f.named())
 	for _, fault := range Faults() {
 		share := f.cfg.Misbehave[fault]
-		n := int(share*float64(f.Len()) + 0.5)
+		n := int(share*float64(f.named()) + 0.5)
 		if share > 0 {
 			n = max(n, 1)
 		}
-		for range min(n, f.Len()-len(dealt)) {
+		for range min(n, f.named()-len(dealt)) {
 			dealt = append(dealt, fault)
 		}
 	}
-	for len(dealt) < f.Len() {
+	for len(dealt) < f.named() {
 		dealt = append(dealt, NoFault)
 	}
 	rng := rand.New(rand.NewPCG(f.cfg.Seed, 1))

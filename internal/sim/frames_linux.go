@@ -93,11 +93,6 @@ type maker struct {
 	digits             []byte
 }
 
-const (
-	counterDigits = "1000000000"
-	sumDigits     = "00000000"
-)
-
 func newMaker(withSeq bool, mask [4]byte) maker {
 	text := `{"type":"telemetry"`
 	m := maker{mask: mask, seq: -1}

@@ -20,7 +20,9 @@ type sending struct {
 	writes int64 // done
 	every  int64 // writes between pings
 	window int64
-	pings  []mark // not all answered, in the order of sending
+	acked  bool    // QoS 1: PUBACKs bound what is under way, not pings
+	left   []int64 // by slot: how many a connection has still to send; QoS 1 with Load.Messages
+	pings  []mark  // not all answered, in the order of sending
 	rate   float64
 
 	messages, bytes int64
@@ -43,7 +45,34 @@ func newSending(w *worker, l Load, start time.Time) *sending {
 	s := &sending{l: l, start: start, every: max(1, n/pingsAround), window: max(1, int64(l.Window*float64(n)))}
 	s.rate = l.Rate * float64(n) / float64(len(w.s.cfg.Credentials))
 	s.unfinished = int64(l.Messages) * n
+	s.acked = w.s.cfg.QoS > 0
+	if s.acked && l.Messages > 0 {
+		s.left = make([]int64, n)
+		for i := range s.left {
+			s.left[i] = int64(l.Messages)
+		}
+	}
 	return s
+}
+
+// room is how many messages p may send in one write, 0 if it has to wait.
+func (s *sending) room(p *peer) int64 {
+	if !s.acked {
+		return int64(s.l.Bunch)
+	}
+	free := int64(s.l.Unacked) - int64(p.n-p.saved)
+	switch {
+	case free <= 0:
+		return 0
+	case s.l.Rate > 0:
+		free = min(free, int64(s.l.Bunch))
+	case 2*free < int64(s.l.Unacked):
+		return 0
+	}
+	if s.left != nil {
+		free = min(free, s.left[p.slot])
+	}
+	return free
 }
 
 func (s *sending) step(w *worker) (int, bool, error) {
@@ -59,7 +88,7 @@ func (s *sending) step(w *worker) (int, bool, error) {
 		if wait := s.early(now); wait != 0 {
 			return wait, false, nil
 		}
-		p := s.pick(w)
+		p, n := s.pick(w)
 		if p == nil {
 			if w.s.ready.Load() == 0 {
 				s.finish(w, now)
@@ -70,7 +99,7 @@ func (s *sending) step(w *worker) (int, bool, error) {
 			}
 			return 1, false, nil // all wait for their sockets
 		}
-		s.send(w, p, now)
+		s.send(w, p, n, now)
 		if s.l.Messages > 0 && s.unfinished <= 0 {
 			break
 		}
@@ -81,7 +110,7 @@ func (s *sending) step(w *worker) (int, bool, error) {
 // early says how many ms to wait before the next write, 0 if it is due.
 func (s *sending) early(now time.Time) int {
 	if s.l.Rate > 0 {
-		due := time.Duration(float64(s.writes*int64(s.l.Bunch)) / s.rate * float64(time.Second))
+		due := time.Duration(float64(s.messages) / s.rate * float64(time.Second))
 		if ahead := due - now.Sub(s.start); ahead > 0 {
 			return int(min(ahead, 20*time.Millisecond)/time.Millisecond) + 1
 		}
@@ -96,37 +125,43 @@ func (s *sending) early(now time.Time) int {
 	return 0
 }
 
-// pick gives the next connection that can send, nil if none can.
-func (s *sending) pick(w *worker) *peer {
+// pick gives the next connection that can send, and how many messages; nil if none can.
+func (s *sending) pick(w *worker) (*peer, int64) {
 	for range w.peers {
 		p := &w.peers[s.next]
 		if s.next++; s.next == len(w.peers) {
 			s.next = 0
 		}
 		if p.state == ready && len(p.out) == 0 {
-			return p
+			if n := s.room(p); n > 0 {
+				return p, n
+			}
 		}
 	}
-	return nil
+	return nil, 0
 }
 
-func (s *sending) send(w *worker, p *peer, now time.Time) {
+func (s *sending) send(w *worker, p *peer, n int64, now time.Time) {
 	b := w.out[:0]
-	for range s.l.Bunch {
-		p.n++
-		b = w.maker.append(b, p.hash, p.n)
+	for range n {
+		b = w.appendMessage(b, p)
 	}
-	s.messages += int64(s.l.Bunch)
-	s.unfinished -= int64(s.l.Bunch)
+	if s.left != nil {
+		s.left[p.slot] -= n
+	}
+	s.messages += n
+	s.unfinished -= n
 	s.bytes += int64(len(b))
-	w.s.messages.Add(int64(s.l.Bunch))
+	w.s.messages.Add(n)
 	if s.writes%s.every == 0 {
 		if s.l.Rate == 0 {
 			now = time.Now()
-			b = w.appendPing(b, uint64(s.writes))
+		}
+		if s.l.Rate == 0 && !s.acked {
+			b = w.appendPing(b, p, uint64(s.writes))
 			s.pings = append(s.pings, mark{at: now, write: s.writes, slot: p.slot})
 		}
-		if w.s.cfg.Seq && p.mark == 0 {
+		if (w.s.cfg.Seq || s.acked) && p.mark == 0 {
 			p.mark, p.at = p.n, now.UnixNano()
 		}
 	}
@@ -135,15 +170,19 @@ func (s *sending) send(w *worker, p *peer, now time.Time) {
 	w.write(p, b)
 }
 
-// finish sends the pings that tell when all has arrived.
+// finish sends the pings that tell when all has arrived; with QoS 1 the last PUBACK tells.
 func (s *sending) finish(w *worker, now time.Time) {
 	s.over = true
 	s.took = now.Sub(s.start)
 	for i := range w.peers {
-		if p := &w.peers[i]; p.state == ready {
-			s.waiting++
-			p.owes = true
-			w.out = w.appendPing(w.out[:0], barrierToken)
+		p := &w.peers[i]
+		if p.state != ready || s.acked && p.n == p.saved {
+			continue
+		}
+		s.waiting++
+		p.owes = true
+		if !s.acked {
+			w.out = w.appendPing(w.out[:0], p, barrierToken)
 			w.write(p, w.out)
 		}
 	}

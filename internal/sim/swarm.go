@@ -24,6 +24,11 @@ type SwarmConfig struct {
 	InFlight int
 	// Seq gives each message a sequence number (version 2), so that the hub answers saved.
 	Seq bool
+	// MQTT5 is MQTT 5.0 instead of 3.1.1, QoS that of messages over it: 0, or 1, which the server acknowledges. Subscribe
+	// has each connection subscribe to its device's commands, QoS 1, before it is ready.
+	MQTT5     bool
+	QoS       uint8
+	Subscribe bool
 }
 
 // Load is telemetry to be sent by the connections in turn.
@@ -40,6 +45,9 @@ type Load struct {
 	// the messages tell how far the hub has come. With Bunch 1 and Window 0.9 a hub finds one message per wake-up.
 	// Default 0.9.
 	Window float64
+	// Unacked bounds, over MQTT with QoS 1, how many messages of a connection wait for their PUBACK; default 16. Where Rate
+	// is 0, a connection sends again when half of them are free, as many as are free in one write, whatever Bunch says.
+	Unacked int
 	// Tolerate goes on when connections are lost; else that is an error.
 	Tolerate bool
 }
@@ -48,7 +56,7 @@ type Load struct {
 type Sent struct {
 	Messages int64         // written
 	Bytes    int64         // of them, frames with headers
-	Took     time.Duration // from the first write until the hub has answered a ping behind the last message
+	Took     time.Duration // from the first write until the hub has answered a ping behind the last message, or (QoS 1) has acknowledged it
 	Sending  time.Duration // of which was sending
 }
 
@@ -58,7 +66,7 @@ type SwarmStats struct {
 	Failures int64 `json:"failures"`
 	Lost     int64 `json:"lost"`     // connections that ended without being dropped by this side
 	Messages int64 `json:"messages"` // telemetry written
-	Saved    int64 `json:"saved"`    // saved frames heard
+	Saved    int64 `json:"saved"`    // saved frames or PUBACKs heard
 	Commands int64 `json:"commands"` // commands answered
 	Refusals int64 `json:"refusals"` // error answers heard
 }
@@ -67,15 +75,18 @@ type SwarmStats struct {
 type Progress struct {
 	Name  string
 	Sent  uint64 // the counter of its latest message, from 1
-	Saved uint64 // the highest that the hub called saved (with SwarmConfig.Seq)
+	Saved uint64 // the highest that the hub called saved (with SwarmConfig.Seq) or acknowledged (QoS 1)
 }
 
 func (c *SwarmConfig) check() error {
 	if len(c.Credentials) == 0 {
 		return fmt.Errorf("a swarm needs at least one connection")
 	}
-	if c.Protocol > signalbox.ProtocolV2 {
-		return fmt.Errorf("there is no protocol version %d; allowed are 0, 1 and 2", c.Protocol)
+	if c.Protocol > signalbox.ProtocolMQTT {
+		return fmt.Errorf("a swarm cannot speak protocol %d; allowed are 0 (none), 1, 2 and %d (MQTT)", c.Protocol, signalbox.ProtocolMQTT)
+	}
+	if c.QoS > 1 || c.Protocol != signalbox.ProtocolMQTT && (c.QoS > 0 || c.Subscribe || c.MQTT5) {
+		return fmt.Errorf("quality of service %d and subscriptions are for MQTT alone, and 1 is the highest", c.QoS)
 	}
 	if c.Seq && c.Protocol != signalbox.ProtocolV2 {
 		return fmt.Errorf("sequence numbers need protocol version 2, not %d", c.Protocol)
@@ -90,6 +101,12 @@ func (c *SwarmConfig) check() error {
 
 // Checksum is the field «sum» of the n-th message of a Swarm's device: what is stored can be checked by content.
 func Checksum(device string, n uint64) string { return string(appendSum(nil, hashName(device), n)) }
+
+// What stands for the digits that change in a message's template.
+const (
+	counterDigits = "1000000000"
+	sumDigits     = "00000000"
+)
 
 const hexDigits = "0123456789abcdef"
 

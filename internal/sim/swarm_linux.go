@@ -56,7 +56,8 @@ func NewSwarm(cfg SwarmConfig) (*Swarm, error) {
 }
 
 // Connect makes the connections that are not there, and returns how long it took until all were ready: logged in
-// (version 2: auth_ok heard; version 1: a ping behind the auth answered), or upgraded when there is no protocol.
+// (version 2: auth_ok heard; version 1: a ping behind the auth answered; MQTT: CONNACK heard, and SUBACK where it subscribes), or upgraded when there is
+// no protocol.
 // Refused connections are tried again every 10 ms until ctx ends.
 func (s *Swarm) Connect(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectPatience)
@@ -72,6 +73,9 @@ func (s *Swarm) Connect(ctx context.Context) (time.Duration, error) {
 	return time.Since(start), nil
 }
 
+// defaultUnacked is how many messages of a connection wait for their PUBACK.
+const defaultUnacked = 16
+
 // connectPatience is how long connecting may take: a hub may refuse some for ever.
 const connectPatience = 2 * time.Minute
 
@@ -84,6 +88,7 @@ func (s *Swarm) Send(ctx context.Context, l Load) (Sent, error) {
 	if l.Window <= 0 {
 		l.Window = 0.9
 	}
+	l.Unacked = orDefault(l.Unacked, defaultUnacked)
 	start := time.Now()
 	parts := make([]*sending, 0, len(s.workers))
 	err := s.do(ctx, func(w *worker) job {

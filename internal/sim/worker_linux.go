@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"signalbox"
+	"signalbox/internal/wire/packet"
 )
 
 // peerState is how far a connection has come.
@@ -38,6 +39,8 @@ type peer struct {
 	at    int64  // when it was sent, ns
 	in    []byte // the beginning of a frame that is not complete
 	out   []byte // what the socket did not take
+
+	tokens []uint64 // MQTT: of the pings that are not answered, in order: they carry none
 }
 
 // maxPeerOut bounds what waits to be sent on one connection.
@@ -67,11 +70,17 @@ type worker struct {
 	maker  maker
 	mask   [4]byte
 	err    error // ends the present job
+
+	version   packet.Version // MQTT: what is spoken
+	packet    packet.Packet  // the one being read
+	publisher publisher
 }
 
 func newWorker(s *Swarm, number int) (*worker, error) {
 	w := &worker{s: s, addr: s.addr, orders: make(chan *order, 1), buf: make([]byte, readBytes), mask: [4]byte{0x37, 0xfa, 0x21, 0x3d}}
 	w.maker = newMaker(s.cfg.Seq, w.mask)
+	w.version = mqttVersion(s.cfg.MQTT5)
+	w.publisher = newPublisher(w.version, s.cfg.QoS)
 	var err error
 	if w.ep, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("make an epoll: %w", err)
@@ -170,8 +179,9 @@ func (w *worker) event(p *peer, events uint32) {
 		if events&unix.EPOLLOUT == 0 {
 			return
 		}
-		p.state = upgrading
-		w.write(p, w.s.upgrade)
+		var first []byte
+		first, p.state = w.first(p)
+		w.write(p, first)
 		return
 	}
 	if events&unix.EPOLLOUT != 0 && len(p.out) > 0 {
@@ -212,10 +222,20 @@ func (w *worker) open(p *peer) error {
 		return nil
 	}
 	// On the loopback a connection is most often there at once; otherwise an event tells when it is.
-	if n, err := unix.Write(fd, w.s.upgrade); err == nil && n == len(w.s.upgrade) {
-		p.state = upgrading
+	first, next := w.first(p)
+	if n, err := unix.Write(fd, first); err == nil && n == len(first) {
+		p.state = next
 	}
 	return nil
+}
+
+// first is what p sends first, and the state in which it waits for the answer.
+func (w *worker) first(p *peer) ([]byte, peerState) {
+	if !w.s.isMQTT() {
+		return w.s.upgrade, upgrading
+	}
+	w.out = w.connectPacket(w.out[:0], p)
+	return w.out, loggingIn
 }
 
 // read takes what p's socket has. With edges one has to read until there is no more.
@@ -251,8 +271,11 @@ func (w *worker) read(p *peer) {
 	}
 }
 
-// consume takes whole frames off b and gives the rest.
+// consume takes whole frames or packets off b and gives the rest.
 func (w *worker) consume(p *peer, b []byte) []byte {
+	if w.s.isMQTT() {
+		return w.packets(p, b)
+	}
 	if p.state == upgrading {
 		end := bytes.Index(b, []byte("\r\n\r\n"))
 		if end < 0 {
@@ -293,7 +316,7 @@ func (w *worker) login(p *peer) {
 		return
 	case signalbox.ProtocolV1:
 		w.out = appendFrame(w.out[:0], opText, authText(c, ""), w.mask)
-		w.out = w.appendPing(w.out, loginToken)
+		w.out = w.appendPing(w.out, p, loginToken)
 	default:
 		w.out = appendFrame(w.out[:0], opText, authText(c, `"v":2,"boot":"`+w.s.boot+`",`), w.mask)
 	}
@@ -324,7 +347,11 @@ func (w *worker) tell(p *peer) {
 	}
 }
 
-func (w *worker) appendPing(b []byte, token uint64) []byte {
+func (w *worker) appendPing(b []byte, p *peer, token uint64) []byte {
+	if w.s.isMQTT() {
+		p.tokens = append(p.tokens, token)
+		return packet.AppendPing(b, packet.PINGREQ)
+	}
 	var payload [8]byte
 	binary.BigEndian.PutUint64(payload[:], token)
 	return appendFrame(b, opPing, payload[:], w.mask)
@@ -365,7 +392,7 @@ func (w *worker) hangUp(p *peer) {
 	if p.state == ready {
 		w.s.ready.Add(-1)
 	}
-	p.fd, p.was, p.state, p.in, p.out, p.mark = -1, p.state, away, nil, nil, 0
+	p.fd, p.was, p.state, p.in, p.out, p.mark, p.tokens = -1, p.state, away, nil, nil, 0, nil
 }
 
 // lose hangs up because of err, and tells.

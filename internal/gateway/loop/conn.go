@@ -29,6 +29,7 @@ type Conn struct {
 	eof      bool   // the peer has shut its sending side
 	shut     bool   // our sending side is shut
 	lingers  bool   // closed by this side, waits for the peer's end
+	hurried  bool   // lingers no longer than stopLinger
 	port     uint16 // the peer's, at addr
 
 	discarded uint32 // bytes read and forgotten while lingering

@@ -47,5 +47,5 @@
 //
 // Conn.Close ends the stream at once but lets the bytes go out: the socket is flushed, its sending side shut, and what
 // the peer still sends is read and discarded until it closes too or [Config].CloseTimeout is over, so that the last
-// bytes are not destroyed by a reset. A peer that only shuts its sending side counts as gone.
+// bytes are not destroyed by a reset; when the group is closed, for a second at most after the last byte went out. A peer that only shuts its sending side counts as gone.
 package loop

@@ -216,6 +216,8 @@ func (l *eloop) receive() {
 			c.enter()
 			c.stream.Stop()
 			l.leave(c)
+		default:
+			l.settle(c)
 		}
 	}
 }
@@ -392,6 +394,10 @@ func (l *eloop) settle(c *Conn) {
 		c.lingers = true
 		l.group.stats.Lingering.Add(1)
 		l.timers.set(c, time.Now().Add(l.group.cfg.CloseTimeout))
+	}
+	if c.shut && l.state != loopRuns && !c.hurried {
+		c.hurried = true
+		l.timers.set(c, time.Now().Add(min(l.group.cfg.CloseTimeout, stopLinger)))
 	}
 	l.setInterest(c)
 }

@@ -24,6 +24,8 @@ const (
 	manyPaused = 256
 	// lingerBytes is how much is discarded from a peer that goes on sending after Conn.Close.
 	lingerBytes = 1 << 20
+	// stopLinger is how long a group that stops waits for the end of a peer that has got all.
+	stopLinger = time.Second
 )
 
 // Reasons for a connection's end, as Stream.Closed and Conn.Write report them.

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -410,6 +411,32 @@ func TestCloseWaitsAtMostCloseTimeout(t *testing.T) {
 		}
 		// each then checks that Close of the group finds no lingering connection
 	})
+}
+
+// TestStopWaitsASecondForPeers closes a group whose peers leave their sockets open.
+func TestStopWaitsASecondForPeers(t *testing.T) {
+	for _, before := range []bool{true, false} {
+		t.Run(fmt.Sprintf("closed before the stop %t", before), func(t *testing.T) {
+			var h *handler
+			var began time.Time
+			each(t, loop.Config{CloseTimeout: patience}, func(s *side) loop.Handler {
+				h = newHandler(s.t, swallow)
+				return h
+			}, func(s *side) {
+				s.dial(s.t).Write([]byte("x"))
+				if p := h.next(); before {
+					p.conn.Close(nil, nil)
+					p.ended()
+				}
+				began = time.Now()
+				s.t.Cleanup(func() {
+					if took := time.Since(began); took > patience/2 {
+						s.t.Errorf("it took %v", took)
+					}
+				})
+			})
+		})
+	}
 }
 
 func TestAbortAndRefuse(t *testing.T) {

@@ -198,6 +198,12 @@ func (p *plain) tick() {
 	}
 }
 
+func (p *plain) stopping() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state != plainRuns
+}
+
 func (p *plain) stop() { p.ask(plainStops) }
 func (p *plain) kill() { p.ask(plainKills) }
 
@@ -216,6 +222,7 @@ func (p *plain) ask(s plainState) {
 			c.Abort(ErrStopped)
 		} else {
 			pc.call(true, Stream.Stop)
+			pc.hurry(c)
 		}
 	}
 }
@@ -241,6 +248,15 @@ type plainConn struct {
 	writes  bool           // there is a writer; guarded by conn.mu
 	woken   chan struct{}  // closed when the phase is no longer open
 	wakes   sync.Once
+}
+
+// hurry has a connection that lingers already, and has only the peer's end to wait for, end soon.
+func (pc *plainConn) hurry(c *Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase == phaseClosing && c.out == nil {
+		_ = pc.raw.SetReadDeadline(time.Now().Add(min(pc.group.cfg.CloseTimeout, stopLinger)))
+	}
 }
 
 // call runs a stream method if none runs, or, if it waits, when none runs.
@@ -385,6 +401,9 @@ func (pc *plainConn) finish() {
 		}
 		half, ok := pc.raw.(interface{ CloseWrite() error })
 		if ok && half.CloseWrite() == nil && !c.eof {
+			if soon := time.Now().Add(stopLinger); pc.group.plain.stopping() && soon.Before(until) {
+				until = soon
+			}
 			_ = pc.raw.SetDeadline(until) // CloseWrite of TLS sets its own
 			_, _ = io.CopyN(io.Discard, pc.raw, lingerBytes)
 		}
