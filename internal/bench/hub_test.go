@@ -52,7 +52,7 @@ func TestModes(t *testing.T) {
 		{"telemetry", bench.Options{Connections: 40, Variants: []string{"one", "bunched-saved"}}, []string{"one", "one sink", "bunched-saved"}},
 		{"commands", bench.Options{Connections: 30, Rate: 50, Background: 200}, []string{"commands"}},
 		{"reconnect", bench.Options{Connections: 60}, []string{"reset", "close"}},
-		{"mqtt", bench.Options{Connections: 40, Rounds: 2, Duration: 100 * time.Millisecond}, mqttRows()},
+		{"mqtt", bench.Options{Connections: 40, Rounds: 3, Duration: 100 * time.Millisecond}, mqttRows()},
 		{"survive", bench.Options{Connections: 20, Rounds: 2, Rate: 2000, Duration: 600 * time.Millisecond, Variants: []string{"telemetry"}}, []string{"kill -9"}},
 	}
 	for _, tt := range tests {
@@ -72,6 +72,11 @@ func TestModes(t *testing.T) {
 				names = append(names, row.Name)
 				if row.Values[0].Value <= 0 {
 					t.Errorf("%s: %s is %v", row.Name, row.Values[0].Name, row.Values[0].Value)
+				}
+				for _, v := range row.Values {
+					if row.Name == "survive hub" && v.Name == "lost" && v.Value != 0 {
+						t.Errorf("%v acknowledged messages did not survive kill -9", v.Value)
+					}
 				}
 			}
 			if strings.Join(names, ",") != strings.Join(tt.rows, ",") {

@@ -47,17 +47,16 @@ type WebSocketConfig struct {
 // does. Close ends accepting: requests are answered with 503 from then on, and connections that
 // nobody has accepted are closed.
 type WebSocket struct {
+	*listener // of all but guests
+
 	cfg    WebSocketConfig
 	server *Server
-	queue  chan net.Conn
-	guests chan net.Conn
-	closed chan struct{}
-	once   sync.Once
+	guests *listener
 }
 
 // NewWebSocket makes the handler of s's WebSocket connections.
 func NewWebSocket(s *Server, cfg WebSocketConfig) *WebSocket {
-	return &WebSocket{cfg: cfg, server: s, queue: make(chan net.Conn), guests: make(chan net.Conn), closed: make(chan struct{})}
+	return &WebSocket{cfg: cfg, server: s, listener: newListener(), guests: newListener()}
 }
 
 // ServeHTTP implements http.Handler. It returns when the connection has ended.
@@ -68,7 +67,7 @@ func (w *WebSocket) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		return
 	default:
 	}
-	queue := w.queue
+	to := w.listener
 	if origin := strings.Join(r.Header.Values("Origin"), " "); w.cfg.Admits != nil && !w.cfg.Admits(origin) {
 		if !sameOrigin(origin, r.Host) {
 			if w.cfg.Refused != nil {
@@ -77,7 +76,7 @@ func (w *WebSocket) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 			http.Error(rw, "Pages of this origin may not connect here; the setting devices.origins admits them.", http.StatusForbidden)
 			return
 		}
-		queue = w.guests
+		to = w.guests
 	}
 	remote := addressOf(r)
 	if w.cfg.Address != nil {
@@ -100,8 +99,8 @@ func (w *WebSocket) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	w.server.stats.WebSockets.Add(1)
 	here, there := net.Pipe()
 	select {
-	case queue <- &socket{Conn: there, remote: net.TCPAddrFromAddrPort(remote)}:
-	case <-w.closed:
+	case to.queue <- &socket{Conn: there, remote: net.TCPAddrFromAddrPort(remote)}:
+	case <-to.closed:
 		_ = there.Close()
 	}
 	carry(ws, here)
@@ -192,31 +191,35 @@ func addressOf(r *http.Request) netip.AddrPort {
 // errListenerClosed is what Accept gives after Close.
 var errListenerClosed = errors.Join(errors.New("MQTT over WebSocket is served no more"), net.ErrClosed)
 
-// Accept implements net.Listener.
-func (w *WebSocket) Accept() (net.Conn, error) { return w.accept(w.queue) }
+// Guests gives the listener of the guests, for Server.Guests. It is closed by itself.
+func (w *WebSocket) Guests() net.Listener { return w.guests }
 
-func (w *WebSocket) accept(queue <-chan net.Conn) (net.Conn, error) {
+// listener is a net.Listener of connections that come by HTTP.
+type listener struct {
+	queue  chan net.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newListener() *listener {
+	return &listener{queue: make(chan net.Conn), closed: make(chan struct{})}
+}
+
+// Accept implements net.Listener.
+func (l *listener) Accept() (net.Conn, error) {
 	select {
-	case c := <-queue:
+	case c := <-l.queue:
 		return c, nil
-	case <-w.closed:
+	case <-l.closed:
 		return nil, errListenerClosed
 	}
 }
 
-// Guests gives the listener of the guests, for Server.Guests; it is closed with w.
-func (w *WebSocket) Guests() net.Listener { return guests{w} }
-
-type guests struct{ *WebSocket }
-
-// Accept implements net.Listener.
-func (g guests) Accept() (net.Conn, error) { return g.accept(g.guests) }
-
 // Close implements net.Listener.
-func (w *WebSocket) Close() error {
-	w.once.Do(func() { close(w.closed) })
+func (l *listener) Close() error {
+	l.once.Do(func() { close(l.closed) })
 	return nil
 }
 
 // Addr implements net.Listener; the address is that of the HTTP port.
-func (w *WebSocket) Addr() net.Addr { return &net.TCPAddr{} }
+func (l *listener) Addr() net.Addr { return &net.TCPAddr{} }
