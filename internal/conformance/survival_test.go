@@ -157,7 +157,11 @@ func TestNeverReads(t *testing.T) {
 				t.Errorf("who reads: %v", err)
 				return
 			}
-			if _, err := c.conn.Write(packet.AppendAck(nil, c.v, packet.PUBACK, p.ID, packet.Success, nil)); err != nil {
+			err = c.conn.SetWriteDeadline(time.Now().Add(patience))
+			if err == nil {
+				_, err = c.conn.Write(packet.AppendAck(nil, c.v, packet.PUBACK, p.ID, packet.Success, nil))
+			}
+			if err != nil {
 				t.Error(err)
 				return
 			}
