@@ -119,9 +119,11 @@ func start(dir string, run func(h *hub, args, env []string) (ended <-chan struct
 		return nil, err
 	}
 	args := []string{"serve", "--data", dir, "--http", "127.0.0.1:0", "--devices", "127.0.0.1:0", "--mqtt", "127.0.0.1:0"}
-	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "TZ=UTC", "SIGNALBOX_ADMIN_PASSWORD=" + adminPassword,
+	env := []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "LANG=C.UTF-8", "TZ=UTC", "SIGNALBOX_ADMIN_PASSWORD=" + adminPassword,
 		// Checks of refused logins come from the address of those that must not be slowed.
-		"SIGNALBOX_DEVICES_BACKOFF_FAILURES=1000"}
+		"SIGNALBOX_DEVICES_BACKOFF_FAILURES=1000",
+	}
 	ended, err := run(h, args, env)
 	if err != nil {
 		return nil, err

@@ -6,7 +6,6 @@ and leaves when a line comes on standard input.
 """
 import json
 import sys
-import threading
 
 import paho.mqtt.client as mqtt
 
@@ -50,6 +49,8 @@ client.on_connect, client.on_subscribe, client.on_publish, client.on_message = o
 if transport == "websockets":
     client.ws_set_options(path="/mqtt")
 client.connect("127.0.0.1", port, 15)
-threading.Thread(target=lambda: (sys.stdin.readline(), client.disconnect()), daemon=True).start()
-client.loop_forever()
+client.loop_start()  # its thread alone reads and writes the socket
+sys.stdin.readline()
+client.disconnect()
+client.loop_stop()
 say("left")
