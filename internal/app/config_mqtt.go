@@ -62,8 +62,10 @@ type MQTTLimits struct {
 	Outbox int
 	// QueueMessages and QueueBytes bound what waits for one session.
 	QueueMessages, QueueBytes int
-	// QueuesBytes bounds what waits on disk for all of them.
-	QueuesBytes int
+	// QueuesBytes bounds what waits on disk for all of them, QueuesMemory what waits in memory for
+	// those that end with their connection.
+	QueuesBytes  int
+	QueuesMemory int
 	// Retained and RetainedBytes bound the retained messages.
 	Retained, RetainedBytes int
 	// Sessions bounds those that outlive their connection, SessionsPerOwner those of one token,
@@ -85,7 +87,7 @@ func defaultMQTT() MQTTConfig {
 		Limits: MQTTLimits{
 			MaxPacket: mqtt.DefaultMaxPacket, ConnectBytes: mqtt.DefaultConnectBytes, ConnectTimeout: mqtt.DefaultConnectTimeout, MaxKeepAlive: time.Hour,
 			Inflight: 1000, TopicAliases: 16, Subscriptions: 1024, FilterBytes: kib, Outbox: 256 * kib,
-			QueueMessages: 100_000, QueueBytes: 64 * mib, QueuesBytes: 4 * gib, Retained: 100_000, RetainedBytes: 64 * mib,
+			QueueMessages: 100_000, QueueBytes: 64 * mib, QueuesBytes: 4 * gib, QueuesMemory: gib, Retained: 100_000, RetainedBytes: 64 * mib,
 			Sessions: 100_000, SessionsPerOwner: 1000, SessionExpiryMax: 30 * day,
 		},
 	}
@@ -145,6 +147,8 @@ func mqttLimitSettings() []setting {
 			means("The same in bytes."),
 		size("mqtt.limits.queues_bytes", of(func(l *MQTTLimits) *int { return &l.QueuesBytes }), mib, 1024*gib).
 			means("How much may wait on disk for all sessions together; one owner's (a device, a token) may have a quarter of it. 64 KiB may wait for each session in any case. When it is reached the log and /readyz tell whose it is."),
+		size("mqtt.limits.queues_memory", of(func(l *MQTTLimits) *int { return &l.QueuesMemory }), mib, 1024*gib).
+			means("How much may wait in memory for all sessions that end with their connection; one owner's may have a quarter of it."),
 		number("mqtt.limits.retained", of(func(l *MQTTLimits) *int { return &l.Retained }), 1, 100_000_000).
 			means("How many retained messages are kept; further topics are not retained. One owner may have a quarter, and an eighth is for the hub's own."),
 		size("mqtt.limits.retained_bytes", of(func(l *MQTTLimits) *int { return &l.RetainedBytes }), 64*kib, 64*gib).

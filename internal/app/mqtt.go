@@ -76,7 +76,7 @@ func (a *App) openMQTT(ctx context.Context) (err error) {
 		ReceiveMaximum: uint16(l.Inflight), Inflight: l.Inflight, MaxPacket: uint32(l.MaxPacket), TopicAliases: aliases, //nolint:gosec // within the limits of the settings
 		MaxExpiry: l.SessionExpiryMax, MaxSessions: l.Sessions, OwnerSessions: l.SessionsPerOwner,
 		MaxSubscriptions: l.Subscriptions, FilterBytes: l.FilterBytes,
-		QueueMessages: l.QueueMessages, QueueBytes: int64(l.QueueBytes), TotalBytes: int64(l.QueuesBytes), MaxRetained: l.Retained, RetainedBytes: int64(l.RetainedBytes),
+		QueueMessages: l.QueueMessages, QueueBytes: int64(l.QueueBytes), TotalBytes: int64(l.QueuesBytes), MemoryBytes: int64(l.QueuesMemory), MaxRetained: l.Retained, RetainedBytes: int64(l.RetainedBytes),
 		OutboxBytes: l.Outbox, Name: a.mqttOwner, Logger: a.logger,
 	}, broker.Parts{Keeper: m.keeper, Image: image, Log: a.log, Taker: m.door})
 	if err != nil {

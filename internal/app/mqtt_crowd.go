@@ -44,7 +44,7 @@ func (a *App) queueCheck() api.Check {
 		return check
 	}
 	owner, size := a.mqttOwner(c.Owner), formatSize(int(c.Limit))
-	limit := "the memory for them"
+	limit := "mqtt.limits.queues_memory"
 	if c.Disk {
 		limit = "mqtt.limits.queues_bytes"
 	}
