@@ -81,7 +81,7 @@ func appendText(b, payload []byte) ([]byte, error) {
 	if !utf8.Valid(payload) {
 		return b, errInvalidBytes
 	}
-	return appendString(b, payload), nil
+	return wire.AppendString(b, payload), nil
 }
 
 // appendValue appends a number that is spelled as in JSON, true and false as what they are, and
@@ -91,27 +91,4 @@ func appendValue(b, payload []byte) ([]byte, error) {
 		return append(b, payload...), nil
 	}
 	return appendText(b, payload)
-}
-
-// appendString appends text as a JSON string (RFC 8259, section 7). It must be valid UTF-8.
-func appendString[T string | []byte](b []byte, text T) []byte {
-	const hex = "0123456789abcdef"
-	b = append(b, '"')
-	for i := range len(text) {
-		switch c := text[i]; {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c == '\n':
-			b = append(b, '\\', 'n')
-		case c == '\r':
-			b = append(b, '\\', 'r')
-		case c == '\t':
-			b = append(b, '\\', 't')
-		case c < 0x20:
-			b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-		default:
-			b = append(b, c)
-		}
-	}
-	return append(b, '"')
 }

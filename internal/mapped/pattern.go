@@ -5,6 +5,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"signalbox/internal/wire"
+
 	"signalbox"
 )
 
@@ -131,7 +133,7 @@ func newFieldPattern(text string, count int) (*fieldPattern, error) {
 	}
 	f := &fieldPattern{pattern: *p}
 	if p.fixed() {
-		f.ready = append(appendString([]byte{'{'}, text), ':')
+		f.ready = append(wire.AppendString([]byte{'{'}, text), ':')
 	}
 	return f, nil
 }
@@ -146,7 +148,7 @@ func (f *fieldPattern) appendKey(b []byte, topic string, c *captures) ([]byte, e
 	if len(key) == 0 || len(key) > maxField || !utf8.Valid(key) {
 		return b, errField
 	}
-	return append(appendString(append(b, '{'), key), ':'), nil
+	return append(wire.AppendString(append(b, '{'), key), ':'), nil
 }
 
 func invalid(format string, args ...any) error {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"signalbox/internal/wire"
+
 	"signalbox"
 )
 
@@ -253,7 +255,7 @@ func appendJSON(b []byte, value *string) []byte {
 	case json.Valid([]byte(*value)) && utf8.ValidString(*value):
 		return append(b, *value...)
 	default:
-		return appendString(b, strings.ToValidUTF8(*value, "\uFFFD"))
+		return wire.AppendString(b, strings.ToValidUTF8(*value, "\uFFFD"))
 	}
 }
 

@@ -187,7 +187,7 @@ func (t *tbCalls) Command(c *signalbox.Command) (topic string, payload []byte, e
 		return "", nil, signalbox.Errorf(signalbox.KindInvalid, "command_unsuitable", "the command %q is not valid UTF-8", c.Name)
 	}
 	number := t.number(c.ID)
-	payload = append(appendString([]byte(`{"method":`), c.Name), `,"params":`...)
+	payload = append(wire.AppendString([]byte(`{"method":`), c.Name), `,"params":`...)
 	payload = append(appendJSON(payload, c.Value), '}')
 	return tbRequest + strconv.Itoa(number), payload, nil
 }
@@ -235,7 +235,7 @@ func (t *tbCalls) Answer(topic string, payload []byte) (Answer, bool) {
 			a.OK, a.Error, a.Value = false, e.Str, nil
 		}
 	default:
-		a.Value = appendString(nil, bytes.ToValidUTF8(payload, []byte("\uFFFD")))
+		a.Value = wire.AppendString(nil, bytes.ToValidUTF8(payload, []byte("\uFFFD")))
 	}
 	return a, true
 }

@@ -266,7 +266,7 @@ func (c *csvReader) Next(row *Row) error {
 		if len(b) > 1 {
 			b = append(b, ',')
 		}
-		b = append(appendString(b, c.fields[i]), ':')
+		b = append(wire.AppendString(b, c.fields[i]), ':')
 		b = appendCell(b, cell)
 	}
 	if len(b) == 1 {

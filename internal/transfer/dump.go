@@ -9,6 +9,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"signalbox/internal/wire"
+
 	"signalbox"
 )
 
@@ -325,7 +327,7 @@ func (d *dumpReader) take(line int64, at, value sqlValue, row *Row) error {
 	if err != nil {
 		return refuse(line, d.device, "%s", err)
 	}
-	b := append(appendString([]byte{'{'}, d.field), ':')
+	b := append(wire.AppendString([]byte{'{'}, d.field), ':')
 	*row = Row{Line: line, Device: d.device, Time: micros, Object: append(appendCell(b, value.text), '}')}
 	return nil
 }

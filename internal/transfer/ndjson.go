@@ -26,7 +26,7 @@ func (n *ndjsonWriter) write(device string, e *signalbox.Entry) error {
 	b = append(appendTime(append(b, `","time":"`...), e.TimeMicros), `","received":"`...)
 	b = append(appendTime(b, e.ReceivedMicros), `",`...)
 	if bytes.ContainsAny(e.Body, "\r\n") {
-		b = appendString(append(b, `"raw":`...), string(e.Body))
+		b = wire.AppendString(append(b, `"raw":`...), string(e.Body))
 	} else {
 		b = append(append(b, `"object":`...), e.Body...)
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"signalbox/internal/wire"
+
 	"github.com/parquet-go/parquet-go"
 	"github.com/parquet-go/parquet-go/format"
 
@@ -261,7 +263,7 @@ func (c *parquetColumn) append(dst []byte, v parquet.Value) (out []byte, why str
 	if begin > 1 {
 		dst = append(dst, ',')
 	}
-	dst = append(appendString(dst, c.name), ':')
+	dst = append(wire.AppendString(dst, c.name), ':')
 	ok := true
 	switch v.Kind() {
 	case parquet.Boolean:
@@ -278,7 +280,7 @@ func (c *parquetColumn) append(dst []byte, v parquet.Value) (out []byte, why str
 		if !utf8.Valid(v.ByteArray()) {
 			return dst, fmt.Sprintf("the column %s is no text", c.name)
 		}
-		dst = appendString(dst, string(v.ByteArray()))
+		dst = wire.AppendString(dst, string(v.ByteArray()))
 	default:
 		return dst, fmt.Sprintf("the column %s is of the type %s, which is no JSON", c.name, v.Kind())
 	}

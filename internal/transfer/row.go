@@ -107,34 +107,11 @@ func appendCell(dst []byte, cell string) []byte {
 	if cell == "true" || cell == "false" || isNumber(cell) {
 		return append(dst, cell...)
 	}
-	return appendString(dst, cell)
+	return wire.AppendString(dst, cell)
 }
 
 func isNumber(text string) bool {
 	return text != "" && (text[0] == '-' || text[0] >= '0' && text[0] <= '9') && gjson.Valid(text)
-}
-
-// appendString writes s, which is valid UTF-8, as a JSON string with as few escapes as may be.
-func appendString(dst []byte, s string) []byte {
-	const hex = "0123456789abcdef"
-	dst = append(dst, '"')
-	for i := range len(s) {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			dst = append(dst, '\\', c)
-		case c == '\n':
-			dst = append(dst, '\\', 'n')
-		case c == '\r':
-			dst = append(dst, '\\', 'r')
-		case c == '\t':
-			dst = append(dst, '\\', 't')
-		case c < ' ':
-			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-		default:
-			dst = append(dst, c)
-		}
-	}
-	return append(dst, '"')
 }
 
 // cutShort keeps errors short.
