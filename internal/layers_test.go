@@ -52,11 +52,11 @@ func floorPlan() []room {
 		{"internal/conformance", nil},
 
 		// The wiring: builds, joins, starts and stops the parts below; the only one that knows the configuration.
-		{"internal/app", join(doors, append(transports, "internal/history/plain", "web")...)},
+		{"internal/app", join(doors, append(transports, "internal/history/plain", "internal/forward/target", "web")...)},
 
 		// The doors. They do not import each other. A transport moves frames and knows nothing of what they mean.
 		{"internal/api", join(listeners, "internal/transfer", "web")},
-		{"internal/compat", join(listeners, "web")},
+		{"internal/compat", join(listeners, "internal/gateway/ws", "web")},
 		{"internal/gateway", join(listeners, append(transports, "internal/mapped")...)},
 		{"internal/gateway/ws", join(nouns, "internal/gateway/loop", "internal/wire")},
 		{"internal/gateway/mqtt", join(nouns, "internal/gateway/loop", "internal/wire", "internal/wire/packet")},
@@ -71,6 +71,7 @@ func floorPlan() []room {
 		{"internal/live", roads},
 		{"internal/replay", roads},
 		{"internal/rule", roads},
+		{"internal/forward/target", join(nouns, "internal/forward", "internal/wire")},
 		{"internal/forward", roads},
 		{"internal/uplink", roads},
 		{"internal/cluster", roads},

@@ -1,0 +1,73 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"signalbox"
+)
+
+// Message is one entry, encoded for a target.
+type Message struct {
+	Position signalbox.Position
+	Device   signalbox.DeviceID
+	// Name is the device's, Kind the entry's word, Cursor its place for others (history.Log.Cursor).
+	Name, Kind, Cursor string
+	ReceivedMicros     int64
+	TimeMicros         int64
+	// Body is what goes out: a JSON line without its line break, what a template gives, or the B2
+	// frame. A webhook without a template of its own makes a CloudEvent with Body as its data.
+	Body []byte
+	// Redelivered says that the message may have been sent before.
+	Redelivered bool
+	// Replay is the id of the replay that it is played by; empty: it has just happened.
+	Replay string
+}
+
+// Target is where a forwarder sends to. Its methods are called by one goroutine.
+type Target interface {
+	// Open connects. settled is to be called, from any goroutine, with the position up to which
+	// the receiver has all that was sent through the Sink, whenever that moves on. It must not
+	// block, and must not be called any more when the Sink's Close has returned.
+	Open(ctx context.Context, settled func(signalbox.Position)) (Sink, error)
+	// Close ends what the target keeps between connections: a listener, idle connections.
+	Close() error
+}
+
+// Sink is an open way to a target; it is used by one goroutine.
+type Sink interface {
+	// Send hands over messages in their order, and returns when the transport has taken them all.
+	// Their memory is lent for the call. An error means that the sink is of no use any more:
+	// whoever sends closes it, waits and opens another, which gets again what was not settled. A
+	// *Refused names a message that the receiver does not want; everything before it is settled.
+	Send(ctx context.Context, batch []Message) error
+	// Flush waits until all that was sent is settled, or ctx ends.
+	Flush(ctx context.Context) error
+	// Broken is closed when the sink notices by itself that it is of no use any more; nil if it
+	// cannot. Err tells why.
+	Broken() <-chan struct{}
+	Err() error
+	// Close lets go of the connection and waits for the sink's goroutines.
+	Close() error
+}
+
+// Refused is the error of a Sink when a receiver answered that it does not take one message,
+// and may never.
+type Refused struct {
+	Position signalbox.Position
+	// Reason is what the receiver answered, in words; Status its number, if it has one.
+	Reason string
+	Status int
+	// Permanent says that trying again is of no use.
+	Permanent bool
+	// After is how long the receiver wants to be left alone; 0: it did not say.
+	After time.Duration
+}
+
+// Error implements error.
+func (e *Refused) Error() string { return e.Reason }
+
+// ErrTarget is the error of those who have to do with the target's address: it is not allowed,
+// or does not exist. It is told to whoever set the forwarder.
+var ErrTarget = errors.New("the target cannot be used")
