@@ -42,7 +42,7 @@ while the hub runs.`,
 	flags := cmd.Flags()
 	flags.StringVar(&f.http, "http", "", "the address of page and API (default :8080); port 0 is any free one")
 	flags.StringVar(&f.devices, "devices", "", "the address of devices (default :8765); port 0 is any free one")
-	flags.StringVar(&f.mqtt, "mqtt", "", "the address of MQTT clients (default :1883, without if another program has it), or off; port 0 is any free one")
+	flags.StringVar(&f.mqtt, "mqtt", "", "the address of MQTT clients (default :1883, without if another program has it), or off; port 0 is any free one. MQTT over WebSocket stays: see mqtt.websocket")
 	flags.StringVar(&f.store, "store", "", "the database: mysql://… or postgres://… (default SQLite in the data directory); SIGNALBOX_STORE keeps a password out of the list of processes")
 	flags.StringVar(&f.history, "history", "", "chunks, or plain for a table with a row a message beside them (default chunks)")
 	flags.StringVar(&f.logLevel, "log-level", "", "debug, info, warn or error (default info)")

@@ -281,7 +281,7 @@ func (c *command) runFleet(ctx context.Context, fleet *sim.Fleet, life time.Dura
 	if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
-	return c.printFleet(fleet)
+	return c.printFleet(fleet, true)
 }
 
 // reportFleet tells now and then what the devices did, on a terminal.
@@ -297,20 +297,25 @@ func (c *command) reportFleet(ctx context.Context, fleet *sim.Fleet) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if c.printFleet(fleet) != nil {
+			if c.printFleet(fleet, false) != nil {
 				return
 			}
 		}
 	}
 }
 
-func (c *command) printFleet(fleet *sim.Fleet) error {
+// printFleet shows what the fleet does, or has done when it is over.
+func (c *command) printFleet(fleet *sim.Fleet, over bool) error {
 	s := fleet.Stats()
 	if c.flags.json {
 		return c.printJSON(s)
 	}
-	return c.printf("%s connected %d of %d, logins %d, readings %d (saved %d), commands %d, refusals %d, lost connections %d, faults played %d\n",
-		time.Now().Format("15:04:05"), s.Connected, fleet.Len(), s.Logins, s.Telemetry, s.Saved, s.Commands, s.Refusals, s.Lost, s.Faults)
+	who := fmt.Sprintf("connected %d of %d,", s.Connected, fleet.Len())
+	if over {
+		who = fmt.Sprintf("the fleet of %d has ended:", fleet.Len())
+	}
+	return c.printf("%s %s logins %d, readings %d (saved %d), commands %d, refusals %d, lost connections %d, faults played %d\n",
+		time.Now().Format("15:04:05"), who, s.Logins, s.Telemetry, s.Saved, s.Commands, s.Refusals, s.Lost, s.Faults)
 }
 
 // simAdder adds simulated devices through the API and knows which it has made.

@@ -95,6 +95,7 @@ type Map struct {
 	bodies    sync.Pool // of *[]byte
 	seats     seats
 	unseen    unseen
+	untold    untold
 	stats     Stats
 }
 

@@ -37,6 +37,7 @@ func (u *unseen) init() {
 func (m *Map) stranger(r *rule, name []byte, topic string) {
 	if !r.Register {
 		m.stats.Unknown.Add(1)
+		m.tellUnknown(name, topic, time.Now())
 		return
 	}
 	u := &m.unseen
@@ -59,6 +60,38 @@ func (m *Map) stranger(r *rule, name []byte, topic string) {
 	u.names[n.name] = struct{}{}
 	u.queue <- n // there is room: each name in it is in names
 	m.stats.Pending.Add(1)
+}
+
+// unknownEvery is the time between two lines of the log about devices that nobody knows.
+const unknownEvery = time.Minute
+
+// untold is what the log was not told yet about devices that nobody knows.
+type untold struct {
+	mu       sync.Mutex
+	at       time.Time // of the latest line
+	messages int64
+}
+
+// tellUnknown tells the log of a dropped message, with how many there were since the last line.
+func (m *Map) tellUnknown(name []byte, topic string, now time.Time) {
+	dropped := m.untold.note(now)
+	if dropped == 0 {
+		return
+	}
+	m.logger.Warn("a message of a device that does not exist was dropped: add the device, or let the mapping make unseen devices pending (register: true)",
+		"device", string(name), "topic", topic, "dropped_since_last_line", dropped)
+}
+
+// note counts a message, and gives how many to tell of when it is time to.
+func (u *untold) note(now time.Time) (dropped int64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.messages++
+	if !u.at.IsZero() && now.Sub(u.at) < unknownEvery {
+		return 0
+	}
+	dropped, u.at, u.messages = u.messages, now, 0
+	return dropped
 }
 
 // runUnseen makes devices of the queue pending, one after the other.
