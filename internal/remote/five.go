@@ -78,6 +78,7 @@ func (l *Link) run5(ctx context.Context) {
 			ClientID:                   l.cfg.ClientID,
 			Session:                    &forgetful{link: l},
 			PingHandler:                &pinger{DefaultPinger: paho.NewDefaultPinger(), link: l},
+			AuthHandler:                unasked{},
 			PacketTimeout:              max(askWait, l.cfg.ConnectTimeout),
 			EnableManualAcknowledgment: true,
 			SendAcksInterval:           ackInterval,
@@ -172,6 +173,18 @@ func (s *speaker5) publish(ctx context.Context, o *outgoing) error {
 	}
 	return err
 }
+
+// unasked is what the library calls when a broker speaks of an authentication that it was not asked
+// for; without one it calls nil.
+type unasked struct{}
+
+// Authenticate implements paho.Auther: the broker gets back what it said, without data.
+func (unasked) Authenticate(a *paho.Auth) *paho.Auth {
+	return &paho.Auth{ReasonCode: a.ReasonCode, Properties: &paho.AuthProperties{AuthMethod: a.Properties.AuthMethod}}
+}
+
+// Authenticated implements paho.Auther.
+func (unasked) Authenticated() {}
 
 // pinger tells why it ended the connection.
 type pinger struct {

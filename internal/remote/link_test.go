@@ -645,3 +645,34 @@ type noLog struct{}
 
 func (*noLog) Committed() signalbox.Position       { return 0 }
 func (*noLog) OnCommit(func(p signalbox.Position)) {}
+
+// TestBrokerSpeaksOfAuthentication: a broker that names an authentication method which nobody asked for must not end
+// the process.
+func TestBrokerSpeaksOfAuthentication(t *testing.T) {
+	for name, answer := range map[string]string{
+		"in its CONNACK":    "\x20\x07\x00\x00\x04\x15\x00\x01x",
+		"in an AUTH before": "\xf0\x06\x18\x04\x15\x00\x01x\x20\x03\x00\x00\x00",
+	} {
+		t.Run(name, func(t *testing.T) {
+			talked := make(chan string, 64)
+			address := script(t, func(c net.Conn) {
+				if kind, _ := hears(c); kind != 1 {
+					return
+				}
+				_, _ = c.Write([]byte(answer))
+				_, _ = hears(c) // SUBSCRIBE, or what comes back
+				select {
+				case talked <- "talked":
+				default:
+				}
+			})
+			newHub(t, Config{
+				Name: "odd", URL: "mqtt://" + address, Version: V5, ConnectTimeout: time.Second, BackoffMin: time.Millisecond, BackoffMax: 2 * time.Millisecond,
+				Topics: []mapped.Mapping{{Filter: "a", Device: "a"}},
+			}).run().join()
+			for range 2 {
+				next(t, talked)
+			}
+		})
+	}
+}
