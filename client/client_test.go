@@ -136,7 +136,10 @@ func TestCommandsAndStream(t *testing.T) {
 	}
 	for e, err := range events {
 		must(t, err)
-		if e.Kind != "command" || e.Device != "esp01" || e.Position == 0 || e.Command == nil || e.Command.ID != c.ID {
+		if e.Kind == "ready" && e.Cursor != "" {
+			continue
+		}
+		if e.Kind != "command" || e.Cursor == "" || e.Device != "esp01" || e.Position == 0 || e.Command == nil || e.Command.ID != c.ID {
 			t.Errorf("event %+v", e)
 		}
 		break
@@ -294,7 +297,7 @@ func TestErrors(t *testing.T) {
 }
 
 func TestStreamEnds(t *testing.T) {
-	h, err := client.New("http://hub.example", client.WithTransport(&answer{status: 200, body: "retry: 2000\n\n: still here\n\nid: 7\nevent: telemetry\ndata: {\"device\":\"a\",\ndata: \"object\":{\"t\": 15.0}}\n\nevent: lagged\ndata: {\"missed\":3}\n\n"}))
+	h, err := client.New("http://hub.example", client.WithTransport(&answer{status: 200, body: "retry: 2000\n\n: still here\nid: x-6\n\nid: x-7\nevent: telemetry\ndata: {\"device\":\"a\",\"position\":7,\ndata: \"object\":{\"t\": 15.0}}\n\nevent: lagged\ndata: {\"missed\":3,\"until\":\"x-10\",\"reason\":\"slow\"}\n\n"}))
 	must(t, err)
 	events, err := h.Stream(t.Context(), client.Watch{})
 	must(t, err)
@@ -306,7 +309,7 @@ func TestStreamEnds(t *testing.T) {
 			continue
 		}
 		got = append(got, e.Kind+e.Device+string(e.Object))
-		if e.Kind == "telemetry" && e.Position != 7 || e.Kind == "lagged" && e.Missed != 3 {
+		if e.Kind == "telemetry" && (e.Position != 7 || e.Cursor != "x-7") || e.Kind == "lagged" && (e.Missed != 3 || e.Until != "x-10" || e.Reason != "slow") {
 			t.Errorf("event %+v", e)
 		}
 	}
@@ -319,6 +322,7 @@ func FuzzStream(f *testing.F) {
 	f.Add("id: 7\nevent: telemetry\ndata: {\"device\":\"a\"}\n\n")
 	f.Add("data: [\n\n")
 	f.Add("event\n:\ndata:1\n\n\n")
+	f.Add(": still here\nid: x-6\n\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		h, err := client.New("http://hub.example", client.WithTransport(&answer{status: 200, body: text}))
 		must(t, err)

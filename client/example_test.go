@@ -83,8 +83,41 @@ func ExampleHub_Stream() {
 			return
 		case e.Kind == "lagged":
 			fmt.Println("too slow by", e.Missed)
-		default:
+		case e.Kind == "telemetry":
 			fmt.Println(e.Device, string(e.Object))
+		}
+	}
+}
+
+// A controller follows all that happens, over restarts of the hub, and notes how far it is, so that
+// it can go on there when it is started again itself.
+func ExampleHub_Follow() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	hub, err := client.New("http://signalbox", client.WithUnixSocket("data/signalbox.sock"))
+	if err != nil {
+		fmt.Println("no hub:", err)
+		return
+	}
+	keep := func(cursor string) { fmt.Println("so far:", cursor) } // where it is found after a restart
+	events, err := hub.Follow(ctx, client.Watch{After: "", Snapshot: true})
+	if err != nil {
+		fmt.Println("no stream:", err)
+		return
+	}
+	for e, err := range events {
+		switch {
+		case err != nil:
+			fmt.Println("the hub refuses:", err)
+			return
+		case e.Kind == "state":
+			fmt.Println(e.State.Device, "is", e.State.Presence)
+		case e.Kind == "lagged":
+			fmt.Println("events are missing:", e.Reason, e.Missed)
+			keep(e.Until)
+		default:
+			fmt.Println(e.Kind, e.Device, string(e.Object))
+			keep(e.Cursor)
 		}
 	}
 }

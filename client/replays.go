@@ -29,6 +29,12 @@ type ReplayQuery struct {
 	Pace string
 	// Paused begins when told to.
 	Paused bool
+	// IntoForwarder names a forwarder, and IntoViewers says the original viewers, that the hub plays
+	// it into by itself, at once; that needs the scope admin. Neither: it waits for PlayReplay.
+	IntoForwarder string
+	IntoViewers   bool
+	// Unmarked allows for these a format that cannot say that the telemetry is of a replay.
+	Unmarked bool
 }
 
 // Replay is a replay as it stands.
@@ -37,8 +43,12 @@ type Replay struct {
 	Hub string `json:"hub"`
 	// State is waiting, playing, paused, away or ended; Reason why it has ended: done, stopped,
 	// no_viewer or failed.
-	State     string    `json:"state"`
-	Reason    string    `json:"reason,omitempty"`
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"`
+	// Into is what the hub plays it into by itself, in words; Fault is what went wrong with that.
+	Into      string    `json:"into,omitempty"`
+	Fault     string    `json:"fault,omitempty"`
+	Unmarked  bool      `json:"unmarked,omitempty"`
 	Devices   []string  `json:"devices,omitempty"`
 	Types     []string  `json:"types,omitempty"`
 	From      time.Time `json:"from,omitzero"`
@@ -89,19 +99,29 @@ func moment(t time.Time) string {
 	return t.UTC().Format(time.RFC3339Nano)
 }
 
-// StartReplay makes a replay; it begins with PlayReplay. Errors: KindNotFound
-// (device_not_found, no_devices), KindLimited (too_many_replays) and the general ones.
+// StartReplay makes a replay; it begins with PlayReplay, or at once when the hub plays it into
+// something by itself. Errors: KindNotFound (device_not_found, no_devices, forwarder_not_found),
+// KindInvalid (replay_unmarked: what it is to be played into has no room for the mark), KindLimited (too_many_replays) and the general ones.
 func (h *Hub) StartReplay(ctx context.Context, q ReplayQuery) (Replay, error) {
+	type into struct {
+		Forwarder string `json:"forwarder,omitempty"`
+		Viewers   bool   `json:"viewers,omitempty"`
+	}
 	body := struct {
-		Devices []string `json:"devices,omitempty"`
-		Types   []string `json:"types,omitempty"`
-		From    string   `json:"from,omitempty"`
-		To      string   `json:"to,omitempty"`
-		Speed   float64  `json:"speed"`
-		Times   string   `json:"times,omitempty"`
-		Pace    string   `json:"pace,omitempty"`
-		Paused  bool     `json:"paused,omitempty"`
-	}{Devices: q.Devices, Types: q.Types, From: moment(q.From), To: moment(q.To), Speed: q.Speed, Pace: q.Pace, Paused: q.Paused}
+		Devices  []string `json:"devices,omitempty"`
+		Types    []string `json:"types,omitempty"`
+		From     string   `json:"from,omitempty"`
+		To       string   `json:"to,omitempty"`
+		Speed    float64  `json:"speed"`
+		Times    string   `json:"times,omitempty"`
+		Pace     string   `json:"pace,omitempty"`
+		Paused   bool     `json:"paused,omitempty"`
+		Into     *into    `json:"into,omitempty"`
+		Unmarked bool     `json:"unmarked,omitempty"`
+	}{Devices: q.Devices, Types: q.Types, From: moment(q.From), To: moment(q.To), Speed: q.Speed, Pace: q.Pace, Paused: q.Paused, Unmarked: q.Unmarked}
+	if q.IntoForwarder != "" || q.IntoViewers {
+		body.Into = &into{q.IntoForwarder, q.IntoViewers}
+	}
 	if q.Shifted {
 		body.Times = "shifted"
 	}
@@ -224,6 +244,9 @@ func sleep(ctx context.Context, d time.Duration) error {
 func readReplay(r io.Reader, last *string, yield func(ReplayEvent) bool) (over bool, err error) {
 	err = readEvents(r, func(id, kind string, data []byte) (bool, error) {
 		e := ReplayEvent{}
+		if len(data) == 0 {
+			return true, nil
+		}
 		if err := decodeEvent(data, &e); err != nil {
 			return false, err
 		}

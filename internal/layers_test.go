@@ -67,12 +67,12 @@ func floorPlan() []room {
 		{"internal/mapped", roads},
 		{"internal/homeassistant", roads},
 
-		// Who listens: each from its own bounded queue, none knows another.
+		// Who listens: each from its own bounded queue. None knows another, but that a replay plays into a forwarder.
 		{"internal/live", roads},
-		{"internal/replay", roads},
 		{"internal/rule", roads},
-		{"internal/forward/target", join(nouns, "internal/forward", "internal/wire")},
-		{"internal/forward", roads},
+		{"internal/forward/target", join(nouns, "internal/forward", "internal/wire", "internal/wire/packet")},
+		{"internal/forward", join(roads, "internal/replay")},
+		{"internal/replay", roads},
 		{"internal/uplink", roads},
 		{"internal/cluster", roads},
 

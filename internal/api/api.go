@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"reflect"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,8 +19,8 @@ import (
 
 	"signalbox"
 	"signalbox/internal/auth"
-	"signalbox/internal/bus"
 	"signalbox/internal/command"
+	"signalbox/internal/live"
 	"signalbox/internal/registry"
 	"signalbox/internal/replay"
 	"signalbox/internal/session"
@@ -56,9 +57,10 @@ type Config struct {
 	Keys     *auth.Keys
 	Devices  *registry.Registry
 	Sessions *session.Table
-	Bus      *bus.Bus
 	History  History
 	Commands Commands
+	// Live gives viewers what happens.
+	Live *live.Hub
 
 	// Archive is where exports and imports of telemetry read and write; nil: the API has none.
 	Archive Archive
@@ -66,6 +68,11 @@ type Config struct {
 	Spool string
 	// Replays play history again; nil: the API has none.
 	Replays *replay.Manager
+	// Forwarders push what comes in to other computers; nil: the API has none.
+	Forwarders Forwarders
+	// ReplayToViewers gives the sink through which the hub plays a replay to the original viewers;
+	// nil: there are none.
+	ReplayToViewers func() (replay.Sink, error)
 	// Retention drops old history; nil: the API has none.
 	Retention Retention
 	// Backup writes a backup of everything to w, with the key file or without, and gives its
@@ -92,10 +99,15 @@ type Config struct {
 	Mount func(mux *http.ServeMux)
 	// Stopping is closed when the hub begins to stop: streams and waits end.
 	Stopping <-chan struct{}
-	Logger   *slog.Logger
+	// Sockets counts the viewers over WebSocket, of which http.Server.Shutdown knows nothing:
+	// whoever stops the server waits for it then. nil: nobody does.
+	Sockets *sync.WaitGroup
+	// Streams counts what becomes of viewers; nil: nobody does.
+	Streams *StreamStats
+	Logger  *slog.Logger
 
-	// heartbeatEvery and bodyPatience, unless a test is in a hurry.
-	heartbeat, patience time.Duration
+	// heartbeatEvery, bodyPatience and writePatience, unless a test is in a hurry.
+	heartbeat, patience, stuck time.Duration
 }
 
 // server is one API.
@@ -123,6 +135,15 @@ func New(cfg Config) http.Handler {
 	}
 	if cfg.patience == 0 {
 		cfg.patience = bodyPatience
+	}
+	if cfg.stuck == 0 {
+		cfg.stuck = writePatience
+	}
+	if cfg.Sockets == nil {
+		cfg.Sockets = new(sync.WaitGroup)
+	}
+	if cfg.Streams == nil {
+		cfg.Streams = new(StreamStats)
 	}
 	if cfg.Gatherer == nil {
 		cfg.Gatherer = prometheus.NewRegistry()
@@ -161,6 +182,9 @@ func New(cfg Config) http.Handler {
 	}
 	if cfg.Replays != nil {
 		s.registerReplays()
+	}
+	if cfg.Forwarders != nil {
+		s.registerForwarders()
 	}
 	if cfg.Retention != nil {
 		s.registerRetention()
@@ -288,20 +312,21 @@ func (in *streamed) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-// until gives a context that also ends when the hub stops.
+// until gives a context that also ends when the hub stops: then its cause is errStopping.
 func (s *server) until(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := func() { cancel(nil) }
 	if s.Stopping == nil {
-		return ctx, cancel
+		return ctx, done
 	}
 	go func() {
 		select {
 		case <-s.Stopping:
-			cancel()
+			cancel(errStopping)
 		case <-ctx.Done():
 		}
 	}()
-	return ctx, cancel
+	return ctx, done
 }
 
 // badParam is the error for a query parameter.

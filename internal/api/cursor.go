@@ -15,6 +15,7 @@ const (
 	cursorDevice    = 'd'
 	cursorCommand   = 'c'
 	cursorTelemetry = 't'
+	cursorDead      = 'x'
 )
 
 func badCursor(text string) error {

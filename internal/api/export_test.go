@@ -10,6 +10,9 @@ import (
 // SetHeartbeat lets a test hear a stream's heartbeat soon.
 func SetHeartbeat(c *Config, every time.Duration) { c.heartbeat = every }
 
+// SetWritePatience lets a test see soon what becomes of a viewer that takes nothing.
+func SetWritePatience(c *Config, d time.Duration) { c.stuck = d }
+
 // SetBodyPatience lets a test see soon what happens when a body's time is over.
 func SetBodyPatience(c *Config, d time.Duration) { c.patience = d }
 

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -109,6 +110,31 @@ func (g *Gate) Secure(r *http.Request) bool {
 		return true
 	}
 	return g.trusted(peer(r)) && strings.EqualFold(strings.TrimSpace(r.Header.Get("X-Forwarded-Proto")), "https")
+}
+
+// OwnOrigin reports whether r comes from a page of the hub itself, by its Origin header (RFC 6454,
+// section 7): the host is that which was asked, at a trusted proxy that which the proxy says was
+// asked. A page without TLS is another origin than a hub with it; the other way round a proxy may
+// speak TLS for the hub.
+func (g *Gate) OwnOrigin(r *http.Request) bool {
+	origins := r.Header.Values("Origin")
+	if len(origins) != 1 {
+		return false
+	}
+	u, err := url.Parse(origins[0])
+	if err != nil || u.Host == "" || (u.Scheme != "https" && (u.Scheme != "http" || g.Secure(r))) {
+		return false
+	}
+	hosts := []string{r.Host}
+	if g.trusted(peer(r)) {
+		if h := strings.TrimSpace(r.Header.Get("X-Forwarded-Host")); h != "" {
+			hosts = append(hosts, h)
+		}
+	}
+	port := map[string]string{"http": ":80", "https": ":443"}[u.Scheme]
+	return slices.ContainsFunc(hosts, func(h string) bool {
+		return strings.EqualFold(strings.TrimSuffix(h, port), strings.TrimSuffix(u.Host, port))
+	})
 }
 
 // Address is the client's network address: the peer's or, if that is a trusted proxy, the

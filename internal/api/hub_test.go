@@ -22,6 +22,7 @@ import (
 	"signalbox/internal/command"
 	"signalbox/internal/history"
 	"signalbox/internal/ingest"
+	"signalbox/internal/live"
 	"signalbox/internal/registry"
 	"signalbox/internal/session"
 	"signalbox/internal/store"
@@ -39,7 +40,9 @@ type hub struct {
 	commands *command.Road
 	ingest   *ingest.Road
 	log      *history.Log
-	bus      *bus.Bus
+	live     *live.Hub
+	streams  api.StreamStats
+	sockets  sync.WaitGroup
 	stopping chan struct{}
 	// tokens by scope
 	tokens map[signalbox.Scope]string
@@ -61,10 +64,11 @@ func newHubOn(t testing.TB, where store.Config, past history.Config, change func
 	where.Logger = logger
 	st, err := store.Open(ctx, where)
 	must(t, err)
-	h := &hub{bus: &bus.Bus{}, sessions: session.New(), stopping: make(chan struct{}), tokens: map[signalbox.Scope]string{}}
+	h := &hub{sessions: session.New(), stopping: make(chan struct{}), tokens: map[signalbox.Scope]string{}}
 	h.keys, err = auth.OpenKeys(filepath.Join(t.TempDir(), "secret.key"))
 	must(t, err)
-	past.Announce, past.Logger = h.bus.Publish, logger
+	events := &bus.Bus{}
+	past.Announce, past.Logger = events.Publish, logger
 	h.log, err = history.Open(ctx, past, st)
 	must(t, err)
 	h.devices = registry.New(st, logger)
@@ -75,11 +79,14 @@ func newHubOn(t testing.TB, where store.Config, past history.Config, change func
 	must(t, h.commands.Load(ctx))
 	h.ingest = ingest.New(ingest.Config{Logger: logger}, h.log, h.devices, h.sessions, h.commands)
 
+	h.live = live.New(live.Config{Viewers: 64, Logger: logger}, live.Parts{Log: h.log, Bus: events, Devices: h.devices, Command: api.CommandEvent})
+
 	logCtx, endLog := context.WithCancel(ctx)
 	roadCtx, endRoad := context.WithCancel(ctx)
 	var logDone, roadDone sync.WaitGroup
 	logDone.Go(func() { _ = h.log.Run(logCtx, time.Second) })
 	roadDone.Go(func() { _ = h.commands.Run(roadCtx) })
+	roadDone.Go(func() { _ = h.live.Run(roadCtx) })
 	t.Cleanup(func() {
 		endRoad()
 		roadDone.Wait()
@@ -97,7 +104,7 @@ func newHubOn(t testing.TB, where store.Config, past history.Config, change func
 	}
 	h.gate = api.NewGate(h.people, []netip.Prefix{netip.MustParsePrefix("10.9.0.0/16")})
 	cfg := api.Config{
-		Gate: h.gate, People: h.people, Keys: h.keys, Devices: h.devices, Sessions: h.sessions, Bus: h.bus, History: h.log, Archive: h.log,
+		Gate: h.gate, People: h.people, Keys: h.keys, Devices: h.devices, Sessions: h.sessions, Live: h.live, Sockets: &h.sockets, Streams: &h.streams, History: h.log, Archive: h.log,
 		Commands: h.commands, Gatherer: prometheus.NewRegistry(), Version: "test", Stopping: h.stopping, Logger: logger,
 	}
 	if change != nil {

@@ -131,7 +131,7 @@ func TestQueries(t *testing.T) {
 		{name: "unknown where there are none", method: "GET", url: v1 + "/me?x=", as: "read", status: 400, want: []string{"takes no parameters"}},
 		{name: "unknown in a POST", method: "POST", url: v1 + "/devices/esp01/commands?ttl=5s", body: `{"command":"x"}`, as: "command", status: 400, want: []string{`\"ttl\"`, "known are wait"}},
 		{name: "unknown in a login", method: "POST", url: v1 + "/login?next=/", body: `{"name":"admin","password":"x"}`, status: 400, want: []string{`\"next\"`}},
-		{name: "unknown in a stream", method: "GET", url: v1 + "/stream?kinds=telemetry", as: "read", status: 400, want: []string{"known are device, kind and type"}},
+		{name: "unknown in a stream", method: "GET", url: v1 + "/stream?kinds=telemetry", as: "read", status: 400, want: []string{"known are cursor, device, every, fields, kind, snapshot and type"}},
 		{name: "a long name", method: "GET", url: v1 + "/devices?" + strings.Repeat("x", 5000), as: "read", status: 400, want: []string{"xxx…"}, not: []string{strings.Repeat("x", 200)}},
 		{name: "a credential comes first", method: "GET", url: v1 + "/devices?lmit=1", status: 401},
 		{name: "twice", method: "GET", url: telemetry + "?fields=a&fields=b", as: "read", status: 400, want: []string{"fields is given 2 times; once is allowed"}},

@@ -1,10 +1,11 @@
 package api
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,6 +29,9 @@ type replayView struct {
 	Hub       string       `json:"hub" doc:"The instance of the hub that plays it."`
 	State     replay.State `json:"state" enum:"waiting,playing,paused,away,ended"`
 	Reason    string       `json:"reason,omitempty" enum:"done,stopped,no_viewer,failed" doc:"Why it has ended."`
+	Fault     string       `json:"fault,omitempty" doc:"Of one that the hub played by itself and that failed: what went wrong."`
+	Into      string       `json:"into,omitempty" doc:"What the hub plays it into by itself: viewers, or forwarder and a name. Absent: whoever listens to its stream."`
+	Unmarked  bool         `json:"unmarked,omitempty" doc:"It may go where nothing says that it is a replay."`
 	Devices   []string     `json:"devices,omitempty"`
 	Types     []string     `json:"types,omitempty"`
 	From      Time         `json:"from,omitzero" doc:"Absent: the beginning of history."`
@@ -47,7 +51,7 @@ type replayView struct {
 
 func viewReplay(s *replay.Status) replayView {
 	return replayView{
-		ID: s.ID, Hub: s.Hub, State: s.State, Reason: s.Reason, Devices: s.Names, Types: s.Types, From: Time{s.From}, To: Time{s.To},
+		ID: s.ID, Hub: s.Hub, State: s.State, Reason: s.Reason, Fault: s.Fault, Into: s.Into, Unmarked: s.Unmarked, Devices: s.Names, Types: s.Types, From: Time{s.From}, To: Time{s.To},
 		Speed: s.Speed, Times: s.Times, Pace: s.Pace, Paused: s.Paused, Sent: s.Sent, Seeks: s.Seeks, At: Time{s.At},
 		CreatedBy: s.CreatedBy, CreatedAt: Time{s.CreatedAt}, StartedAt: Time{s.Started}, EndedAt: Time{s.EndAt},
 	}
@@ -63,6 +67,9 @@ type startReplayInput struct {
 		Times   replay.Times `json:"times,omitempty" enum:"original,shifted" doc:"shifted: all times are moved by one span, so that the first event bears the time at which it is played. Absent: original."`
 		Pace    replay.Pace  `json:"pace,omitempty" enum:"received,time" doc:"received: paced as messages were received; time: by their own times, which imported history wants. Absent: received."`
 		Paused  bool         `json:"paused,omitempty" doc:"Begin when it is told to."`
+		Into    *ReplayInto  `json:"into,omitempty" doc:"The hub plays it by itself into a forwarder, or to the original viewers; that needs the scope admin. Absent: to whoever listens to its stream."`
+		// Unmarked goes with Into.
+		Unmarked bool `json:"unmarked,omitempty" doc:"With into: allow a format that cannot say that the telemetry is of a replay, such as the viewers'. Whoever gets it takes it for new."`
 	}
 }
 
@@ -95,13 +102,14 @@ type changeReplayInput struct {
 
 type streamReplayInput struct {
 	ReplayPath
-	LastEventID string `header:"Last-Event-ID" doc:"The id of the last event that was taken; it goes on behind it. Absent: behind the last one sent."`
+	Cursor      string `query:"cursor" doc:"The cursor of the last event that was taken; it goes on behind it. Absent: behind the last one sent."`
+	LastEventID string `header:"Last-Event-ID" doc:"The same as cursor, and counts before it."`
 }
 
 func (s *server) registerReplays() {
 	const tag = "replays"
 	start := operation(http.MethodPost, "/replays", "start-replay", tag, "Play history again",
-		"Makes a replay of the telemetry of a range of time, in the order of the hub's log. It begins when somebody listens to its stream, and ends after a minute in which nobody does. "+
+		"Makes a replay of the telemetry of a range of time, in the order of the hub's log. It begins when somebody listens to its stream, and ends after a minute in which nobody does; with into it begins at once, and ends by itself. "+
 			"What is in the log when it is made is played; the same choice gives the same events each time.")
 	start.DefaultStatus = http.StatusCreated
 	register(s, signalbox.ScopeRead, start, s.startReplay)
@@ -112,12 +120,10 @@ func (s *server) registerReplays() {
 	stop.DefaultStatus = http.StatusNoContent
 	register(s, signalbox.ScopeRead, stop, s.stopReplay)
 	stream := operation(http.MethodGet, "/replays/{id}/stream", "stream-replay", tag, "Listen to a replay",
-		"Server-Sent Events, as the stream of what happens has them: an event telemetry is a message; its member replay, with the replay's id and the hub's, marks it as played from the past. "+
-			"An event replay tells that it plays, was moved, is paused or has ended; behind «ended» comes nothing. A replay has one listener: a newer one takes over, and the older is told «replaced». A slow listener slows its replay; nothing is left out. A comment comes after 15 s of silence.")
-	stream.Responses = map[string]*huma.Response{"200": {
-		Description: "Events until the replay ends.",
-		Content:     map[string]*huma.MediaType{"text/event-stream": {Schema: &huma.Schema{Type: huma.TypeString}}},
-	}}
+		"Server-Sent Events or WebSocket, as the stream of what happens has them: an event telemetry is a message; its member replay, with the replay's id and the hub's, marks it as played from the past. "+
+			"An event replay tells that it plays, was moved, is paused or has ended; behind «ended» comes nothing. A replay has one listener: a newer one takes over, and the older is told «replaced». A slow listener slows its replay; nothing is left out. A comment comes after 15 s of silence; over WebSocket the hub pings every 15 s.")
+	stream.Responses = streamResponses(s.schemas.Schema(reflect.TypeFor[replayStreamEvent](), true, ""))
+	stream.Middlewares = append(stream.Middlewares, noSecrets)
 	register(s, signalbox.ScopeRead, stream, s.streamReplay)
 }
 
@@ -141,7 +147,7 @@ func (s *server) startReplay(ctx context.Context, in *startReplayInput) (*startR
 	if o.Devices, err = s.chooseDevices(b.Devices, b.Types); err != nil {
 		return nil, err
 	}
-	status, err := s.Replays.Start(o)
+	status, err := s.beginReplay(caller(ctx), o, b.Into, b.Unmarked)
 	if err != nil {
 		return nil, err
 	}
@@ -236,23 +242,45 @@ func (s *server) streamReplay(ctx context.Context, in *streamReplayInput) (*huma
 	if err := s.mine(caller(ctx), in.ID); err != nil {
 		return nil, err
 	}
-	resume, err := parseEventID(in.LastEventID)
+	from := in.Cursor
+	if in.LastEventID != "" {
+		from = in.LastEventID
+	}
+	resume, err := parseEventID(from)
 	if err != nil {
 		return nil, err
 	}
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		r, w := humago.Unwrap(hc)
-		ctx, done := s.until(r.Context())
-		defer done()
-		v := &replayViewer{s: s, r: r, checked: s.now(), out: listener{w: w, control: http.NewResponseController(w)}}
-		err := s.Replays.Play(ctx, in.ID, v, resume, s.heartbeat)
-		switch {
-		case err != nil && !v.begun:
-			writeProblem(w, problemOf(r.Context(), s.Logger, err))
-		case errors.Is(err, replay.ErrReplaced):
-			v.replaced(in.ID)
-		}
+		s.playReplay(w, r, in.ID, resume)
 	}}, nil
+}
+
+// playReplay plays to one viewer until the replay ends, or what else ends streams happens.
+func (s *server) playReplay(w http.ResponseWriter, r *http.Request, id string, resume replay.Resume) {
+	p, err := s.newPipe(w, r)
+	if err != nil {
+		writeProblem(w, problemOf(r.Context(), s.Logger, err))
+		return
+	}
+	defer p.close()
+	ctx := p.context()
+	v := &replayViewer{s: s, r: r, checked: s.now(), pipe: p}
+	err = s.Replays.Play(ctx, id, v, resume, s.heartbeat)
+	if !v.begun {
+		if err != nil {
+			writeProblem(w, problemOf(r.Context(), s.Logger, err))
+		}
+		return
+	}
+	switch {
+	case errors.Is(err, replay.ErrReplaced):
+		v.replaced(id)
+		err = nil
+	case ctx.Err() != nil:
+		err = context.Cause(ctx)
+	}
+	p.end(err)
 }
 
 // replayID is the id of an event: how often the replay was moved before it, and its position.
@@ -268,19 +296,20 @@ func parseEventID(text string) (replay.Resume, error) {
 	seeks, err := strconv.ParseUint(before, 10, 64)
 	position, err2 := strconv.ParseUint(behind, 10, 64)
 	if err != nil || err2 != nil {
-		return replay.Resume{}, signalbox.Errorf(signalbox.KindInvalid, "invalid_last_event_id", "Last-Event-ID is %q; take it from the id of the last event of the replay's stream", short(text))
+		return replay.Resume{}, signalbox.Errorf(signalbox.KindInvalid, "invalid_last_event_id", "the cursor of a replay is %q; take it from the member cursor, or the id, of the last event of its stream", short(text))
 	}
 	return replay.Resume{Known: true, Seeks: seeks, Position: signalbox.Position(position)}, nil
 }
 
-// replayEvent is the data of an event of a replay: that of the live stream, and the mark.
-type replayEvent struct {
-	event
+// ReplayEvent is the data of an event of a replay: that of the live stream, and the mark.
+type ReplayEvent struct {
+	Event
 	Replay replay.Mark `json:"replay"`
 }
 
 // replayNews is the data of an event that tells of the replay itself.
 type replayNews struct {
+	Kind   string       `json:"kind"`
 	State  replay.State `json:"state"`
 	Seeks  uint64       `json:"seeks,omitempty"`
 	Reason string       `json:"reason,omitempty"`
@@ -288,17 +317,24 @@ type replayNews struct {
 	Replay replay.Mark  `json:"replay"`
 }
 
-// replayViewer is the listener of a replay: a replay.Sink.
+// replayStreamEvent describes all that an event of a replay's stream may have.
+type replayStreamEvent struct {
+	ReplayEvent
+	State  replay.State `json:"state,omitempty" enum:"playing,paused,ended,replaced" doc:"Of kind replay: how it stands."`
+	Seeks  uint64       `json:"seeks,omitempty" doc:"Of kind replay: how often it was moved."`
+	Reason string       `json:"reason,omitempty" enum:"done,stopped,no_viewer,failed" doc:"Of kind replay: why it has ended."`
+	Sent   int64        `json:"sent,omitempty" doc:"Of kind replay: how many messages its viewers have taken."`
+}
+
+// replayViewer is the viewer of a replay: a replay.Sink.
 type replayViewer struct {
 	s       *server
 	r       *http.Request
-	out     listener
+	pipe    pipe
+	out     bytes.Buffer
 	begun   bool
 	checked time.Time
 }
-
-// errNotAllowed ends a stream whose listener was logged out meanwhile.
-var errNotAllowed = errors.New("the listener is no longer allowed")
 
 // CarriesMark implements replay.Sink.
 func (*replayViewer) CarriesMark() bool { return true }
@@ -307,16 +343,18 @@ func (*replayViewer) CarriesMark() bool { return true }
 func (v *replayViewer) Deliver(_ context.Context, status *replay.Status, events []replay.Event) error {
 	for i := range events {
 		e := &events[i]
-		if err := v.write(replayID(status.Seeks, e.Position), signalbox.EntryTelemetry.String(), replayEvent{
-			event: event{
-				Device: e.Device, Position: e.Position, Received: Time{time.UnixMicro(e.ReceivedMicros)}, Time: Time{time.UnixMicro(e.TimeMicros)}, Object: e.Object,
+		id := replayID(status.Seeks, e.Position)
+		if err := v.write(id, signalbox.EntryTelemetry.String(), ReplayEvent{
+			Event: Event{
+				Kind: signalbox.EntryTelemetry.String(), Cursor: id, Device: e.Device, Position: e.Position,
+				Received: Time{time.UnixMicro(e.ReceivedMicros)}, Time: Time{time.UnixMicro(e.TimeMicros)}, Object: e.Object,
 			},
 			Replay: status.Mark,
 		}); err != nil {
-			v.s.Logger.Error("a message of history cannot be shown to listeners", "position", e.Position, "err", err)
+			v.s.Logger.Error("a message of history cannot be shown to viewers", "position", e.Position, "err", err)
 			continue
 		}
-		if v.out.buf.Len() >= replayFlush {
+		if v.out.Len() >= replayFlush {
 			if err := v.flush(); err != nil {
 				return err
 			}
@@ -329,13 +367,11 @@ func (v *replayViewer) Deliver(_ context.Context, status *replay.Status, events 
 func (v *replayViewer) Tell(_ context.Context, status *replay.Status) error {
 	if !v.begun {
 		v.begun = true
-		h := v.out.w.Header()
-		h.Set("Content-Type", "text/event-stream")
-		h.Set("X-Accel-Buffering", "no") // proxies are to pass events on at once
-		v.out.w.WriteHeader(http.StatusOK)
-		v.out.buf.WriteString("retry: 2000\n\n")
+		if err := v.pipe.begin(); err != nil {
+			return err
+		}
 	}
-	news := replayNews{State: status.State, Seeks: status.Seeks, Reason: status.Reason, Replay: status.Mark}
+	news := replayNews{Kind: wire.ReplayMember, State: status.State, Seeks: status.Seeks, Reason: status.Reason, Replay: status.Mark}
 	if status.State == replay.Ended {
 		news.Sent = status.Sent
 	}
@@ -347,45 +383,50 @@ func (v *replayViewer) Tell(_ context.Context, status *replay.Status) error {
 
 // Idle implements replay.Sink.
 func (v *replayViewer) Idle(context.Context) error {
-	v.out.buf.WriteString(": still here\n\n")
-	return v.flush()
+	if err := v.stillAllowed(); err != nil {
+		return err
+	}
+	return v.pipe.beat("")
 }
 
-// replaced tells the listener why nothing more comes, so that it does not take the replay back.
+// replaced tells the viewer why nothing more comes, so that it does not take the replay back.
 func (v *replayViewer) replaced(id string) {
 	status, err := v.s.Replays.Get(id)
 	if err == nil {
-		err = v.write("", wire.ReplayMember, replayNews{State: "replaced", Replay: status.Mark})
+		err = v.write("", wire.ReplayMember, replayNews{Kind: wire.ReplayMember, State: "replaced", Replay: status.Mark})
 	}
 	if err == nil {
-		_ = v.flush() // a listener that has gone need not know
+		_ = v.flush() // a viewer that has gone need not know
 	}
 }
 
 // write adds an event, or nothing.
 func (v *replayViewer) write(id, name string, data any) error {
-	start := v.out.buf.Len()
-	if id != "" {
-		v.out.buf.WriteString("id: " + id + "\n")
+	text, err := line(data)
+	if err == nil {
+		appendEvent(&v.out, v.pipe.format(), id, name, text)
 	}
-	v.out.buf.WriteString("event: " + name + "\ndata: ")
-	enc := json.NewEncoder(&v.out.buf)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(data); err != nil { // one line: the encoder takes line breaks out of raw objects
-		v.out.buf.Truncate(start)
-		return err
-	}
-	v.out.buf.WriteByte('\n')
-	return nil
+	return err
 }
 
-// flush sends what was written, and asks from time to time who listens.
+// flush sends what was written.
 func (v *replayViewer) flush() error {
-	if now := v.s.now(); now.Sub(v.checked) >= v.s.heartbeat {
-		v.checked = now
-		if _, err := v.s.allow(&headOnly{header: http.Header{}}, v.r, signalbox.ScopeRead); err != nil {
-			return errNotAllowed
-		}
+	if err := v.stillAllowed(); err != nil {
+		return err
 	}
-	return v.out.flush()
+	if v.out.Len() == 0 {
+		return nil
+	}
+	defer v.out.Reset()
+	return v.pipe.send(v.out.Bytes())
+}
+
+// stillAllowed asks from time to time who the viewer is.
+func (v *replayViewer) stillAllowed() error {
+	now := v.s.now()
+	if now.Sub(v.checked) < v.s.heartbeat {
+		return nil
+	}
+	v.checked = now
+	return v.s.stillAllowed(v.r)
 }

@@ -124,7 +124,7 @@ func TestReplayStream(t *testing.T) {
 	if n := strings.Count(first, "event: telemetry\n"); n != 30 {
 		t.Errorf("%d messages are played, want 30: %s", n, first)
 	}
-	for _, want := range []string{"retry: 2000\n\nevent: replay\ndata: {\"state\":\"playing\",", `"hub":"hub1"`, `"reason":"done","sent":30,`, `"object":{"type":"telemetry","n":0,"status":"<работает>"}`, "id: 0-"} {
+	for _, want := range []string{"retry: 2000\n\nevent: replay\ndata: {\"kind\":\"replay\",\"state\":\"playing\",", `"hub":"hub1"`, `"reason":"done","sent":30,`, `"object":{"type":"telemetry","n":0,"status":"<работает>"}`, "id: 0-"} {
 		if !strings.Contains(first, want) {
 			t.Errorf("%q is not in %s", want, first)
 		}

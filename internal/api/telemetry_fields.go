@@ -3,11 +3,9 @@ package api
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -48,74 +46,6 @@ func chosenFields(asked []string) ([]string, error) {
 	return fields, nil
 }
 
-// tail is what the text of an object with the field has in it, if nothing in it is escaped.
-func tail(field string) []byte { return []byte(field[strings.LastIndexByte(field, '.')+1:]) }
-
-// isEscaped says that a key may be spelt in another way than it reads.
-func isEscaped(object []byte) bool { return bytes.IndexByte(object, '\\') >= 0 }
-
-// choice is the fields that are wanted of objects; none: all.
-type choice struct {
-	fields []string
-	names  [][]byte // as JSON, with the colon
-	tails  [][]byte
-	values []gjson.Result // of the last object; those it does not have do not exist
-}
-
-func newChoice(fields []string) *choice {
-	c := &choice{fields: fields, values: make([]gjson.Result, len(fields))}
-	for _, f := range fields {
-		c.names = append(c.names, append(appendString(nil, f), ':'))
-		c.tails = append(c.tails, tail(f))
-	}
-	return c
-}
-
-// look finds the values of the fields, and says whether there is any.
-func (c *choice) look(object []byte) (some bool) {
-	escaped := isEscaped(object)
-	var whole gjson.Result
-	for i, f := range c.fields {
-		c.values[i] = gjson.Result{}
-		if !escaped && !bytes.Contains(object, c.tails[i]) {
-			continue
-		}
-		if whole.Raw == "" {
-			whole = gjson.ParseBytes(object)
-		}
-		if v, ok := wire.Field(whole, f); ok {
-			c.values[i], some = v, true
-		}
-	}
-	return some
-}
-
-// appendTo appends what the last object has of the fields, under the names asked for.
-func (c *choice) appendTo(dst []byte) []byte {
-	dst = append(dst, '{')
-	first := true
-	for i, v := range c.values {
-		if !v.Exists() {
-			continue
-		}
-		if !first {
-			dst = append(dst, ',')
-		}
-		first = false
-		dst = append(append(dst, c.names[i]...), v.Raw...)
-	}
-	return append(dst, '}')
-}
-
-// of gives the object with only the fields wanted; fields that it does not have are absent.
-func (c *choice) of(object json.RawMessage) json.RawMessage {
-	if len(c.fields) == 0 {
-		return object
-	}
-	c.look(object)
-	return c.appendTo(nil)
-}
-
 // sought are fields of which no message was found yet.
 type sought struct {
 	fields []string
@@ -125,14 +55,14 @@ type sought struct {
 func newSought(fields []string) *sought {
 	s := &sought{fields: slices.Clone(fields)}
 	for _, f := range fields {
-		s.tails = append(s.tails, tail(f))
+		s.tails = append(s.tails, wire.FieldTail(f))
 	}
 	return s
 }
 
 // look takes out the fields that object has. done says that none is left.
 func (s *sought) look(object []byte) (done bool) {
-	escaped := isEscaped(object)
+	escaped := wire.HasEscape(object)
 	var whole gjson.Result
 	for i := 0; i < len(s.fields); i++ {
 		if !escaped && !bytes.Contains(object, s.tails[i]) {

@@ -21,13 +21,13 @@ func encodePage(ctx context.Context, items []signalbox.Telemetry, format string,
 		page, err = encodeCSV(ctx, items, fields)
 		return page, typeCSV, err
 	}
-	chosen := newChoice(fields)
+	chosen := wire.NewChoice(fields)
 	body := telemetryBody{Items: make([]telemetryView, len(items)), Next: next}
 	for i, m := range items {
 		if err := ctx.Err(); err != nil {
 			return nil, "", err
 		}
-		body.Items[i] = telemetryView{Position: m.Position, Time: Time{m.Time}, Received: Time{m.Received}, Object: chosen.of(m.Object)}
+		body.Items[i] = telemetryView{Position: m.Position, Time: Time{m.Time}, Received: Time{m.Received}, Object: chosen.Of(m.Object)}
 	}
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)

@@ -71,7 +71,7 @@ func (s *server) scanTelemetry(_ context.Context, in *scanInput) (*huma.StreamRe
 	if err != nil {
 		return nil, err
 	}
-	sc.choice = newChoice(fields)
+	sc.choice = wire.NewChoice(fields)
 	if sc.query.From, sc.query.To, err = parseRange(in.From, in.To); err != nil {
 		return nil, err
 	}
@@ -94,7 +94,7 @@ func (s *server) scanTelemetry(_ context.Context, in *scanInput) (*huma.StreamRe
 type scan struct {
 	*server
 	query  history.ScanQuery
-	choice *choice
+	choice *wire.Choice
 	limit  int64
 	csv    bool
 	// names are those of the devices, as the format writes them. With only, no others are
@@ -186,7 +186,7 @@ func (sc *scan) serve(w http.ResponseWriter, r *http.Request) {
 		err = nil
 	}
 	if err == nil && sc.sent == 0 && sc.seen > 0 {
-		err = sc.checkAll(ctx, sc.query.Devices, newSought(sc.choice.fields), nil)
+		err = sc.checkAll(ctx, sc.query.Devices, newSought(sc.choice.Fields()), nil)
 	}
 	if err == nil {
 		err = sc.flush()
@@ -209,10 +209,10 @@ func (sc *scan) head() {
 		return
 	}
 	sc.buf = append(sc.buf, "time,received,device,position"...)
-	if len(sc.choice.fields) == 0 {
+	if len(sc.choice.Fields()) == 0 {
 		sc.buf = append(sc.buf, ",object"...)
 	}
-	for _, f := range sc.choice.fields {
+	for _, f := range sc.choice.Fields() {
 		sc.buf = appendCell(append(sc.buf, ','), f)
 	}
 	sc.buf = append(sc.buf, '\n')
@@ -231,7 +231,7 @@ func (sc *scan) entry(e *signalbox.Entry) error {
 		return sc.due()
 	}
 	sc.seen++
-	if len(sc.choice.fields) > 0 && !sc.choice.look(e.Body) {
+	if len(sc.choice.Fields()) > 0 && !sc.choice.Look(e.Body) {
 		return sc.due()
 	}
 	if sc.csv {
@@ -253,8 +253,8 @@ func (sc *scan) appendLine(e *signalbox.Entry, name []byte) {
 	b = appendTime(append(b, `","received":"`...), time.UnixMicro(e.ReceivedMicros))
 	b = append(b, `","object":`...)
 	object := e.Body
-	if len(sc.choice.fields) > 0 {
-		sc.chosen = sc.choice.appendTo(sc.chosen[:0])
+	if len(sc.choice.Fields()) > 0 {
+		sc.chosen = sc.choice.AppendTo(sc.chosen[:0])
 		object = sc.chosen
 	}
 	b = append(b, sc.oneLine(object)...)
@@ -268,10 +268,10 @@ func (sc *scan) appendRow(e *signalbox.Entry, name []byte) {
 	b = append(appendTime(b, time.UnixMicro(e.ReceivedMicros)), ',')
 	b = append(append(b, name...), ',')
 	b = strconv.AppendUint(b, uint64(e.Position), 10)
-	if len(sc.choice.fields) == 0 {
+	if len(sc.choice.Fields()) == 0 {
 		b = appendCell(append(b, ','), string(sc.oneLine(e.Body)))
 	}
-	for _, v := range sc.choice.values {
+	for _, v := range sc.choice.Values() {
 		if b = append(b, ','); v.Exists() {
 			b = appendCell(b, wire.Spelled(v))
 		}

@@ -19,6 +19,7 @@ import (
 	"signalbox/internal/auth"
 	"signalbox/internal/bus"
 	"signalbox/internal/command"
+	"signalbox/internal/compat"
 	"signalbox/internal/gateway"
 	"signalbox/internal/history"
 	"signalbox/internal/history/plain"
@@ -61,8 +62,11 @@ type App struct {
 	commands  *command.Road
 	ingest    *ingest.Road
 	gateway   *gateway.Gateway
+	viewers   *compat.Viewers
 	mqtt      mqttParts
 	replays   *replay.Manager
+	live      liveParts
+	forward   forwardParts
 	logins    *auth.DeviceLogins
 	retention *retainer
 	handler   http.Handler
@@ -204,6 +208,7 @@ func (a *App) openRoads(ctx context.Context) (err error) {
 		return err
 	}
 	a.replays = replay.New(replay.Config{History: a.log, NameOf: directory{a.devices}.NameOf, Hub: instance, Max: a.cfg.Replay.Max, Logger: a.logger})
+	a.openLive()
 	a.sessions = session.New()
 	c := a.cfg.Commands
 	a.commands = command.New(command.Config{
@@ -218,14 +223,20 @@ func (a *App) openRoads(ctx context.Context) (err error) {
 		Backoff:      auth.BackoffConfig{Failures: d.Backoff.Failures, Max: d.Backoff.Max, Size: d.Backoff.Remembered},
 		DailyGuesses: d.Backoff.DailyGuesses,
 	})
+	if err := a.openViewers(); err != nil {
+		return err
+	}
 	a.gateway = gateway.New(gateway.Config{
 		Limits: wire.Limits{Depth: t.MaxDepth, Keys: t.MaxKeys}, MaxFrame: d.MaxFrame, MessagesPerSecond: d.MessagesPerSecond, Burst: d.Burst,
 		AuthTimeout: d.AuthTimeout, PerAddress: min(d.ConnectionsPerAddress, a.files.devices), MaxConnections: a.files.devices, Origins: d.Origins,
 		Heartbeat: d.PingInterval, Logger: a.logger,
 	}, gateway.Parts{
-		Devices: a.devices, Sessions: a.sessions, Ingest: a.ingest, Commands: a.commands, Log: a.log, Logins: a.logins,
+		Devices: a.devices, Sessions: a.sessions, Ingest: a.ingest, Commands: a.commands, Log: a.log, Logins: a.logins, Viewers: a.viewers,
 	})
-	return a.openMQTT(ctx)
+	if err := a.openMQTT(ctx); err != nil {
+		return err
+	}
+	return a.openForward(ctx)
 }
 
 const (
@@ -247,8 +258,8 @@ func (a *App) start(ctx context.Context) {
 	a.logDone.Go(func() { a.logErr = a.log.Run(logCtx, logGrace) })
 	work := a.mqttWork()
 	maps.Copy(work, map[string]func(context.Context) error{
-		"commands": a.commands.Run, "gateway": a.gateway.Run, "people": a.people.Run, "checkpoint": a.runCheckpoints, "clock": a.runClock,
-		"retention": a.retention.run, "plain": a.runPlain,
+		"commands": a.commands.Run, "gateway": a.gateway.Run, "viewers": a.viewers.Run, "people": a.people.Run, "checkpoint": a.runCheckpoints, "clock": a.runClock,
+		"retention": a.retention.run, "plain": a.runPlain, "live": a.live.hub.Run, "replays": a.replays.Run,
 	})
 	for name, run := range work {
 		a.roads.Go(func() {
@@ -257,6 +268,7 @@ func (a *App) start(ctx context.Context) {
 			}
 		})
 	}
+	a.prepareForward(ctx)
 	a.ingest.Begin()
 }
 
@@ -291,6 +303,7 @@ func (a *App) Close() error {
 		unserved := a.closeUnserved()
 		a.endRoads()
 		a.roads.Wait()
+		a.endForward()
 		ctx, cancel := context.WithTimeout(context.Background(), logGrace)
 		defer cancel()
 		var errs []error

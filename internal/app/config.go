@@ -28,6 +28,9 @@ type Config struct {
 	Telemetry TelemetryConfig
 	History   HistoryConfig
 	Replay    ReplayConfig
+	Compat    CompatConfig
+	Live      LiveConfig
+	Forward   ForwardConfig
 	Commands  CommandsConfig
 	Login     LoginConfig
 	Log       LogConfig
@@ -209,7 +212,10 @@ func DefaultConfig() Config {
 			Mode: historyChunks, MaxWait: 50 * time.Millisecond, AckWait: 2 * time.Millisecond,
 			RowBytes: 256 * kib, MaxPending: 16 * mib, Tail: 64 * mib, Cold: 10 * time.Minute, Spool: gib, Cache: 64 * mib, ReadMemory: api.DefaultReadMemory,
 		},
-		Replay: ReplayConfig{Max: replay.DefaultMax},
+		Replay:  ReplayConfig{Max: replay.DefaultMax},
+		Compat:  defaultCompat(),
+		Live:    defaultLive(),
+		Forward: defaultForward(),
 		Commands: CommandsConfig{
 			Timeout: 30 * time.Second, MaxActivePerDevice: 256, MaxBulk: 100_000,
 			ConfirmWindow: time.Minute, Keep: 30 * day,

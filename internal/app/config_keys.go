@@ -15,7 +15,7 @@ import (
 func settings() []setting {
 	var all []setting
 	for _, section := range [][]setting{
-		placeSettings(), httpSettings(), deviceSettings(), mqttSettings(), homeAssistantSettings(), mqttLimitSettings(), telemetrySettings(), historySettings(), replaySettings(), commandSettings(), peopleSettings(),
+		placeSettings(), httpSettings(), deviceSettings(), mqttSettings(), homeAssistantSettings(), mqttLimitSettings(), telemetrySettings(), historySettings(), replaySettings(), compatSettings(), liveSettings(), forwardSettings(), commandSettings(), peopleSettings(),
 	} {
 		all = append(all, section...)
 	}
@@ -36,7 +36,10 @@ func sections() map[string]string {
 		"mqtt.limits":        "What MQTT clients may use, and what the broker keeps for them.",
 		"telemetry":          "What one message of a device may hold.",
 		"history":            "The durable log.",
+		"compat.viewers":     "The viewers of the original M2M chain; docs/viewers.md has all of it. Off unless device and field are set.",
 		"replay":             "History played again, as if it came now.",
+		"forward":            "What goes on to other computers; docs/forward.md has all of it.",
+		"live":               "The stream of what happens: people's pages, controllers, signalbox watch.",
 		"commands":           "Commands to devices.",
 		"login":              "Logins of people.",
 		"log":                "What the hub says about itself, on standard error.",

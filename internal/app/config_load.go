@@ -120,6 +120,7 @@ func (c *Config) check(faults *faults) {
 		faults.add("devices.tls.cert is set but devices.tls.listen is empty, so that no port would use it")
 	}
 	c.checkMQTT(faults, pair)
+	c.checkCompat(faults)
 	if c.Devices.Outbox < c.Devices.MaxFrame/8 {
 		faults.add("devices.outbox = %s is too small beside devices.max_frame = %s; at least an eighth of it is needed",
 			formatSize(c.Devices.Outbox), formatSize(c.Devices.MaxFrame))
@@ -178,11 +179,12 @@ func noSuchKey(key string) string {
 	if within, ok := sections[key]; ok {
 		return key + " is a section; it holds " + strings.Join(within, ", ")
 	}
-	if nearest := Nearest(key, knownKeys()); nearest != "" {
+	nearest, section := Nearest(key, knownKeys()), Nearest(key, slices.Sorted(maps.Keys(sections)))
+	switch {
+	case nearest != "" && (section == "" || slips(key, nearest) <= slips(key, section)):
 		return fmt.Sprintf("there is no key %q; the nearest is %q", key, nearest)
-	}
-	if nearest := Nearest(key, slices.Sorted(maps.Keys(sections))); nearest != "" {
-		return fmt.Sprintf("there is no key %q; the nearest is the section %q", key, nearest)
+	case section != "":
+		return fmt.Sprintf("there is no key %q; the nearest is the section %q", key, section)
 	}
 	if at := strings.LastIndexByte(key, '.'); at >= 0 && sections[key[:at]] != nil {
 		return fmt.Sprintf("there is no key %q; the section %s holds %s", key, key[:at], strings.Join(sections[key[:at]], ", "))

@@ -22,7 +22,7 @@ func (a *App) newHandler() (http.Handler, error) {
 	gate := api.NewGate(a.people, a.cfg.HTTP.TrustedProxies)
 	pages := compat.New(compat.Config{Gate: gate, Devices: a.devices, Commands: a.commands, Logger: a.logger})
 	return api.New(api.Config{
-		Gate: gate, People: a.people, Keys: a.keys, Devices: a.devices, Sessions: a.sessions, Bus: &a.bus, History: a.log, Archive: a.log, Spool: a.cfg.Data, Commands: a.commands, Replays: a.replays, Backup: a.backup, Retention: a.retention,
+		Gate: gate, People: a.people, Keys: a.keys, Devices: a.devices, Sessions: a.sessions, Live: a.live.hub, Sockets: &a.live.sockets, Streams: &a.live.streams, History: a.log, Archive: a.log, Spool: a.cfg.Data, Commands: a.commands, Replays: a.replays, Forwarders: a.forward.manager, ReplayToViewers: a.replayToViewers, Backup: a.backup, Retention: a.retention,
 		Ready: a.Ready, Gatherer: a.metrics, Version: a.version, MaxBody: int64(a.cfg.HTTP.MaxBody), MaxImport: int64(a.cfg.HTTP.MaxImport), ReadMemory: int64(a.cfg.History.ReadMemory), ReadsRefused: &a.readsRefused,
 		PublicDocs: a.cfg.HTTP.PublicDocs, PublicMetrics: a.cfg.HTTP.PublicMetrics, Mount: pages.Mount, Stopping: a.stopping, Logger: a.logger,
 	}), nil
@@ -46,7 +46,8 @@ func (a *App) Ready(context.Context) []api.Check {
 		hub.OK, hub.Message = false, "the hub is stopping"
 	default:
 	}
-	return append([]api.Check{hub, storage, a.clockCheck(), a.mqttCheck(), a.queueCheck()}, a.linkChecks()...)
+	checks := append([]api.Check{hub, storage, a.clockCheck(), a.mqttCheck(), a.queueCheck()}, a.linkChecks()...)
+	return append(checks, a.forwardChecks()...)
 }
 
 // register adds metrics of parts that come late.

@@ -29,7 +29,7 @@ func gauge(name, help string, read func() float64) metric {
 // only place that knows Prometheus.
 func (a *App) newMetrics() (*prometheus.Registry, error) {
 	r := prometheus.NewRegistry()
-	for _, c := range []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
+	for _, c := range []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), newForwardCollector(a.forward.manager)} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
@@ -38,7 +38,9 @@ func (a *App) newMetrics() (*prometheus.Registry, error) {
 	all = append(all, a.doorMetrics()...)
 	all = append(all, a.commandMetrics()...)
 	all = append(all, a.replayMetrics()...)
+	all = append(all, a.liveMetrics()...)
 	all = append(all, a.plainMetrics()...)
+	all = append(all, a.viewerMetrics()...)
 	for _, m := range all {
 		if err := r.Register(m.collector()); err != nil {
 			return nil, err

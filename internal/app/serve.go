@@ -88,6 +88,7 @@ func (a *App) Serve(ctx context.Context, ready func(addresses map[string]string)
 	a.served = true
 	a.files.tell(a.logger)
 	a.tellPlain(ctx)
+	a.forward.begin()
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	parts, serving := errgroup.WithContext(serving)
@@ -190,6 +191,11 @@ func (a *App) openDoors(ctx context.Context) (doors []door, err error) {
 		more, err = a.openMQTTDoors(ctx, a.from)
 		doors = append(doors, more...)
 	}
+	if err == nil {
+		var more []door
+		more, err = a.openViewersDoor(ctx)
+		doors = append(doors, more...)
+	}
 	a.http = a.httpServer(refuseCrowd(a.withMQTT(a.handler)))
 	a.http.ConnContext = markCrowd
 	if t := a.cfg.HTTP.TLS; t.Cert != "" && err == nil {
@@ -261,9 +267,10 @@ func (a *App) closeDoors(ctx context.Context) {
 			a.logger.Warn("some requests had to be cut", "err", errors.Join(err, s.Close()))
 		}
 	}
+	a.awaitSockets(ctx)
 }
 
-// Addresses are those of the open listeners, by key: http, devices, devices_tls, mqtt, mqtt_tls.
+// Addresses are those of the open listeners, by key: http, devices, devices_tls, mqtt, mqtt_tls, history_viewers.
 func (a *App) Addresses() map[string]string {
 	a.addressMu.Lock()
 	defer a.addressMu.Unlock()

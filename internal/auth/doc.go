@@ -14,6 +14,9 @@
 // Programs. Tokens begin with «sbx_» and have 160 random bits; browser logins have 256.
 // Both are kept as SHA-256, so who reads the database cannot log in with what is there.
 //
+// What the hub must be able to read again (the passwords of forwarders) is sealed by Keys.Seal
+// under the same key file, so that a leaked database or backup does not give it away either.
+//
 // Failed logins. They are counted per name-and-address and per address (IPv6: per /64
 // network), never per name alone, so nobody can lock somebody else out of their name.
 // Attempts refused meanwhile cost one map lookup and do not make the wait longer. For

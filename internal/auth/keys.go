@@ -13,10 +13,14 @@ import (
 	"signalbox"
 )
 
-// keyLen is the length of the key file, in bytes.
-const keyLen = 32
+const (
+	// keyLen is the length of the key file, in bytes.
+	keyLen = 32
+	// innerMask and outerMask are those of HMAC (RFC 2104, section 2).
+	innerMask, outerMask = 0x36, 0x5c
+)
 
-// Keys is the key under which chosen device secrets are hashed.
+// Keys is the key under which chosen device secrets are hashed, and others sealed.
 type Keys struct {
 	inner, outer [blockLen]byte // the key padded and masked as RFC 2104 says
 }
@@ -25,8 +29,8 @@ type Keys struct {
 // and makes it when it is missing. A file that others may read, or of another length, is
 // refused with KindUnavailable.
 //
-// Who loses the file loses the chosen secrets of all devices: compare Keys.ID with the
-// one seen before.
+// Who loses the file loses the chosen secrets of all devices, and what was sealed: compare
+// Keys.ID with the one seen before.
 func OpenKeys(path string) (*Keys, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -96,8 +100,8 @@ func newKeys(key []byte) *Keys {
 	copy(k.inner[:], key)
 	copy(k.outer[:], key)
 	for i := range blockLen {
-		k.inner[i] ^= 0x36
-		k.outer[i] ^= 0x5c
+		k.inner[i] ^= innerMask
+		k.outer[i] ^= outerMask
 	}
 	return k
 }

@@ -53,6 +53,7 @@ func Modes() []Mode {
 		{"reconnect", "all devices drop and return at once", []string{"reset", "close"}, runReconnect},
 		{"survive", "kill -9 in the middle of telemetry: is all that was acknowledged there?", []string{"telemetry", "history"}, runSurvive},
 		{"mqtt", "MQTT beside Mosquitto: connections, publishing, one subscriber, kill -9", []string{"connections", "qos0", "qos1", "subscriber", "survive"}, runMQTT},
+		{"live", "viewers, the latency of what they see, and forwarding, beside a plain loop of writes", []string{"fanout", "latency", "forward"}, runLive},
 		{"history", "intake, disk, questions and export of the history engine by itself, beside a row a message", []string{"intake", "rows", "questions"}, runHistory},
 		{"sessions", "a million sessions in process: bytes each, pauses of the garbage collector", nil, runSessions},
 	}

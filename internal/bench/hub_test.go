@@ -53,6 +53,10 @@ func TestModes(t *testing.T) {
 		{"commands", bench.Options{Connections: 30, Rate: 50, Background: 200}, []string{"commands"}},
 		{"reconnect", bench.Options{Connections: 60}, []string{"reset", "close"}},
 		{"mqtt", bench.Options{Connections: 40, Rounds: 3, Duration: 100 * time.Millisecond}, mqttRows()},
+		{"live", bench.Options{Connections: 20, Rate: 500, Duration: 700 * time.Millisecond}, []string{
+			"fanout hub", "fanout hub, four times as much offered", "fanout plain, a write a message", "fanout plain, in writes as large as the hub's",
+			"latency", "latency, stalled viewers beside", "forward over TCP", "forward over UDP", "forward, receiver away",
+		}},
 		{"survive", bench.Options{Connections: 20, Rounds: 2, Rate: 2000, Duration: 600 * time.Millisecond, Variants: []string{"telemetry"}}, []string{"kill -9"}},
 	}
 	for _, tt := range tests {
@@ -76,6 +80,10 @@ func TestModes(t *testing.T) {
 				for _, v := range row.Values {
 					if row.Name == "survive hub" && v.Name == "lost" && v.Value != 0 {
 						t.Errorf("%v acknowledged messages did not survive kill -9", v.Value)
+					}
+					faults := []string{"lost", "out of order", "unmarked"}
+					if row.Name == "forward, receiver away" && slices.Contains(faults, v.Name) && v.Value != 0 {
+						t.Errorf("%s: %s is %v", row.Name, v.Name, v.Value)
 					}
 				}
 			}

@@ -17,4 +17,5 @@ func runCommands(context.Context, *bencher) error    { return errLinux }
 func runReconnect(context.Context, *bencher) error   { return errLinux }
 func runSurvive(context.Context, *bencher) error     { return errLinux }
 func runMQTT(context.Context, *bencher) error        { return errLinux }
+func runLive(context.Context, *bencher) error        { return errLinux }
 func runSessions(context.Context, *bencher) error    { return errLinux }

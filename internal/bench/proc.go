@@ -44,6 +44,11 @@ func residentBytes(pid int) (float64, error) {
 	return v * 1024, err
 }
 
+// writeCalls is how often a process has written to a file or socket.
+func writeCalls(pid int) (float64, error) {
+	return procField(fmt.Sprintf("/proc/%d/io", pid), "syscw:")
+}
+
 // readCalls is how often a process has read from a file or socket.
 func readCalls(pid int) (float64, error) { return procField(fmt.Sprintf("/proc/%d/io", pid), "syscr:") }
 

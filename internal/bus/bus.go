@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"signalbox"
 )
@@ -16,28 +17,50 @@ type Bus struct {
 	subs      []*Subscription
 }
 
-// maxQueued bounds the bodies that wait for one subscriber, in bytes.
-const maxQueued = 4 << 20
+// defaultBytes is Options.Bytes where that says nothing.
+const defaultBytes = 4 << 20
 
-// Filter says which entries a subscriber wants; it is called by the publisher and must be
-// quick. nil wants all.
+// EntryBytes is what an entry takes of Options.Bytes besides its body.
+const EntryBytes = int(unsafe.Sizeof(signalbox.Entry{}))
+
+// Filter says which entries a subscriber wants. It is called by the publisher, on the road of
+// the devices: it takes no lock, allocates nothing and keeps nothing of e.
 type Filter func(e *signalbox.Entry) bool
+
+// Options say what a subscriber wants, and how much may wait for it.
+type Options struct {
+	// Entries bounds the entries that wait; 0: Bytes alone does.
+	Entries int
+	// Bytes bounds the memory of what waits, bodies and EntryBytes for each (default 4 MiB). One
+	// entry may wait however large it is.
+	Bytes int
+	// Want chooses; nil wants all.
+	Want Filter
+}
 
 // Subscription is one listener's queue. Its methods are for one goroutine.
 type Subscription struct {
-	bus    *Bus
-	want   Filter
-	size   int
+	bus   *Bus
+	opts  Options
+	ready chan struct{}
+
 	mu     sync.Mutex
 	queue  []signalbox.Entry
-	bytes  int // of the bodies in queue
+	bytes  int // of queue
 	missed int64
-	ready  chan struct{}
+
+	lent int // entries that the last Next gave; the listener's own
 }
 
-// Subscribe begins to queue entries that want accepts, at most size of them.
-func (b *Bus) Subscribe(size int, want Filter) *Subscription {
-	s := &Subscription{bus: b, want: want, size: max(size, 1), ready: make(chan struct{}, 1)}
+// spareEntries is how many entries' room is kept for later however few there are.
+const spareEntries = 4096
+
+// Subscribe begins to queue entries as o says.
+func (b *Bus) Subscribe(o Options) *Subscription {
+	if o.Bytes <= 0 {
+		o.Bytes = defaultBytes
+	}
+	s := &Subscription{bus: b, opts: o, ready: make(chan struct{}, 1)}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.subs = append(b.subs, s)
@@ -52,43 +75,63 @@ func (b *Bus) Publish(e *signalbox.Entry) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var kept signalbox.Entry
+	var body []byte // copied once, when the first has room for it
 	for _, s := range b.subs {
-		if s.want != nil && !s.want(e) {
-			continue
+		if s.opts.Want == nil || s.opts.Want(e) {
+			body = s.offer(e, body)
 		}
-		if kept.Position == 0 {
-			kept = *e
-			kept.Body = slices.Clone(e.Body)
-		}
-		s.offer(&kept)
 	}
 }
 
-func (s *Subscription) offer(e *signalbox.Entry) {
+// offer queues e with the copy of its body, which it makes where there is none yet, or counts
+// it. It gives the copy.
+func (s *Subscription) offer(e *signalbox.Entry, body []byte) []byte {
+	size := len(e.Body) + EntryBytes
 	s.mu.Lock()
-	if len(s.queue) < s.size && s.bytes+len(e.Body) <= maxQueued {
+	sleeping := len(s.queue) == 0 && s.missed == 0
+	fits := s.bytes+size <= s.opts.Bytes && (s.opts.Entries <= 0 || len(s.queue) < s.opts.Entries)
+	if s.missed == 0 && (fits || len(s.queue) == 0) { // behind a gap nothing is queued until it was told
+		if body == nil {
+			body = slices.Clone(e.Body)
+		}
 		s.queue = append(s.queue, *e)
-		s.bytes += len(e.Body)
+		s.queue[len(s.queue)-1].Body = body
+		s.bytes += size
 	} else {
 		s.missed++
 	}
 	s.mu.Unlock()
-	select {
-	case s.ready <- struct{}{}:
-	default:
+	if sleeping {
+		select {
+		case s.ready <- struct{}{}:
+		default:
+		}
 	}
+	return body
 }
 
-// Next waits for entries and appends them to buf; missed is how many were not queued
-// since the last call. It ends with ctx's error.
+// Next waits for entries and appends them to buf, whose memory it takes over; missed is how
+// many were not queued since the last call: they came behind these entries, and before all
+// that a later call gives. It ends with ctx's error. Bodies are shared with other subscribers
+// and must not be changed.
 func (s *Subscription) Next(ctx context.Context, buf []signalbox.Entry) (entries []signalbox.Entry, missed int64, err error) {
+	if len(buf) == 0 {
+		if cap(buf) > spareEntries && s.lent < cap(buf)/8 {
+			buf = nil // it was needed once
+		}
+		clear(buf[:min(s.lent, cap(buf))]) // now, not while the publisher waits
+	}
 	for {
 		s.mu.Lock()
 		if len(s.queue) > 0 || s.missed > 0 {
-			buf = append(buf, s.queue...)
-			clear(s.queue)
-			s.queue, s.bytes = s.queue[:0], 0
+			if len(buf) == 0 { // the publisher, which may be waiting, need not wait for a copy
+				buf, s.queue = s.queue, buf
+			} else {
+				buf = append(buf, s.queue...)
+				clear(s.queue)
+				s.queue = s.queue[:0]
+			}
+			s.bytes, s.lent = 0, len(buf)
 			missed, s.missed = s.missed, 0
 			s.mu.Unlock()
 			return buf, missed, nil
@@ -102,7 +145,7 @@ func (s *Subscription) Next(ctx context.Context, buf []signalbox.Entry) (entries
 	}
 }
 
-// Close ends the subscription.
+// Close ends the subscription: when it returns its filter is not called any more.
 func (s *Subscription) Close() {
 	s.bus.mu.Lock()
 	defer s.bus.mu.Unlock()

@@ -1,8 +1,10 @@
 package bus_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -27,7 +29,7 @@ func positions(entries []signalbox.Entry) []signalbox.Position {
 
 func TestLaggedIsCounted(t *testing.T) {
 	var b bus.Bus
-	s := b.Subscribe(3, nil)
+	s := b.Subscribe(bus.Options{Entries: 3})
 	defer s.Close()
 	for p := range signalbox.Position(10) {
 		publish(&b, p+1)
@@ -50,9 +52,9 @@ func TestLaggedIsCounted(t *testing.T) {
 
 func TestFilterAndOthers(t *testing.T) {
 	var b bus.Bus
-	odd := b.Subscribe(100, func(e *signalbox.Entry) bool { return e.Device == 1 })
+	odd := b.Subscribe(bus.Options{Entries: 100, Want: func(e *signalbox.Entry) bool { return e.Device == 1 }})
 	defer odd.Close()
-	slow := b.Subscribe(0, nil) // at least one
+	slow := b.Subscribe(bus.Options{Bytes: 1}) // at least one
 	defer slow.Close()
 	for p := range signalbox.Position(10) {
 		publish(&b, p+1)
@@ -69,7 +71,7 @@ func TestFilterAndOthers(t *testing.T) {
 
 func TestNextEndsWithContext(t *testing.T) {
 	var b bus.Bus
-	s := b.Subscribe(1, nil)
+	s := b.Subscribe(bus.Options{Entries: 1})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
 	defer cancel()
 	if entries, _, err := s.Next(ctx, nil); !errors.Is(err, context.DeadlineExceeded) || len(entries) != 0 {
@@ -83,6 +85,107 @@ func TestNextEndsWithContext(t *testing.T) {
 	}
 }
 
+// TestBytes holds that what waits is bounded in bytes, that a gap lies behind all that was
+// queued, and that one entry may wait however large it is.
+func TestBytes(t *testing.T) {
+	entry := func(p signalbox.Position, size int) *signalbox.Entry {
+		return &signalbox.Entry{Position: p, Body: make([]byte, size)}
+	}
+	for _, tc := range []struct {
+		name   string
+		opts   bus.Options
+		sizes  []int
+		heard  []signalbox.Position
+		missed int64
+	}{
+		{"all fit", bus.Options{Bytes: 3 * (100 + bus.EntryBytes)}, []int{100, 100, 100}, []signalbox.Position{1, 2, 3}, 0},
+		{"one too many", bus.Options{Bytes: 3*(100+bus.EntryBytes) - 1}, []int{100, 100, 100}, []signalbox.Position{1, 2}, 1},
+		{"small ones behind a gap", bus.Options{Bytes: 1000}, []int{100, 2000, 1, 1}, []signalbox.Position{1}, 3},
+		{"a huge one", bus.Options{Bytes: 1000}, []int{5000, 1}, []signalbox.Position{1}, 1},
+		{"entries first", bus.Options{Entries: 2, Bytes: 1 << 20}, []int{1, 1, 1}, []signalbox.Position{1, 2}, 1},
+		{"the default", bus.Options{}, []int{1 << 20, 1 << 20, 1 << 20, 1 << 20}, []signalbox.Position{1, 2, 3}, 1},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			var b bus.Bus
+			s := b.Subscribe(tc.opts)
+			defer s.Close()
+			var buf []signalbox.Entry
+			for range 3 { // what was told frees the room
+				for i, size := range tc.sizes {
+					b.Publish(entry(signalbox.Position(i+1), size))
+				}
+				entries, missed, err := s.Next(t.Context(), buf[:0])
+				if err != nil || !slices.Equal(positions(entries), tc.heard) || missed != tc.missed {
+					t.Fatalf("heard %v, missed %d, %v; want %v and %d", positions(entries), missed, err, tc.heard, tc.missed)
+				}
+				buf = entries
+			}
+		})
+	}
+}
+
+// TestNextAppends holds that what is in the buffer stays.
+func TestNextAppends(t *testing.T) {
+	var b bus.Bus
+	s := b.Subscribe(bus.Options{})
+	defer s.Close()
+	var all []signalbox.Entry
+	for p := range signalbox.Position(5) {
+		publish(&b, p+1)
+		var err error
+		if all, _, err = s.Next(t.Context(), all); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := positions(all); !slices.Equal(got, []signalbox.Position{1, 2, 3, 4, 5}) {
+		t.Errorf("got %v", got)
+	}
+	for _, e := range all {
+		if !bytes.Equal(e.Body, []byte{byte(e.Position)}) {
+			t.Errorf("the body of %d is %v", e.Position, e.Body)
+		}
+	}
+}
+
+// TestBurst holds that a large queue, and what follows it, is heard whole.
+func TestBurst(t *testing.T) {
+	var b bus.Bus
+	s := b.Subscribe(bus.Options{})
+	defer s.Close()
+	var buf []signalbox.Entry
+	last := signalbox.Position(0)
+	for _, n := range []int{1, 20_000, 10, 10, 20_000, 1, 1} {
+		for range n {
+			last++
+			publish(&b, last)
+		}
+		entries, missed, err := s.Next(t.Context(), buf[:0])
+		if err != nil || missed != 0 || len(entries) != n {
+			t.Fatalf("of %d heard %d, missed %d, %v", n, len(entries), missed, err)
+		}
+		for i, e := range entries {
+			if want := last - signalbox.Position(n-i-1); e.Position != want || e.Body[0] != byte(want) {
+				t.Fatalf("entry %d is %d with %v, want %d", i, e.Position, e.Body, want)
+			}
+		}
+		buf = entries
+	}
+}
+
+// TestLaggingCostsNoMemory holds that nothing is copied for those who have no room, or do not
+// want it.
+func TestLaggingCostsNoMemory(t *testing.T) {
+	var b bus.Bus
+	for _, o := range []bus.Options{{Entries: 1}, {Bytes: 1}, {Want: func(*signalbox.Entry) bool { return false }}} {
+		defer b.Subscribe(o).Close()
+	}
+	e := signalbox.Entry{Position: 1, Body: make([]byte, 150)}
+	b.Publish(&e)
+	if n := testing.AllocsPerRun(100, func() { b.Publish(&e) }); n != 0 {
+		t.Errorf("Publish allocates %v times", n)
+	}
+}
+
 // TestManySubscribers holds that everyone who is quick enough hears all in order, and that
 // what each heard and missed adds up, while others come and go.
 func TestManySubscribers(t *testing.T) {
@@ -92,7 +195,7 @@ func TestManySubscribers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for i := range 6 {
-		s := b.Subscribe([]int{1, 16, n}[i%3], nil)
+		s := b.Subscribe(bus.Options{Entries: []int{1, 16, n}[i%3]})
 		listeners.Go(func() {
 			defer s.Close()
 			var (
@@ -133,7 +236,7 @@ func TestManySubscribers(t *testing.T) {
 				case <-stop:
 					return
 				default:
-					b.Subscribe(4, nil).Close()
+					b.Subscribe(bus.Options{Entries: 4}).Close()
 				}
 			}
 		})
@@ -147,14 +250,21 @@ func TestManySubscribers(t *testing.T) {
 }
 
 func BenchmarkPublish(b *testing.B) {
+	none := func(*signalbox.Entry) bool { return false }
 	for _, bench := range []struct {
 		name string
 		subs int
-	}{{"nobody", 0}, {"one lagging", 1}} {
+		opts bus.Options
+	}{
+		{"nobody", 0, bus.Options{}},
+		{"one lagging", 1, bus.Options{Entries: 1}},
+		{"100 lagging", 100, bus.Options{Entries: 1}},
+		{"100 that do not want it", 100, bus.Options{Want: none}},
+	} {
 		b.Run(bench.name, func(b *testing.B) {
 			var hub bus.Bus
 			for range bench.subs {
-				defer hub.Subscribe(1, nil).Close()
+				defer hub.Subscribe(bench.opts).Close()
 			}
 			e := signalbox.Entry{Position: 1, Body: make([]byte, 150)}
 			b.ReportAllocs()

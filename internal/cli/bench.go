@@ -12,14 +12,14 @@ import (
 )
 
 func (c *command) benchCommand() *cobra.Command {
-	cmd := parent("bench", "Measure a hub: connections, telemetry, commands, reconnects, MQTT, history",
+	cmd := parent("bench", "Measure a hub: connections, telemetry, commands, reconnects, MQTT, viewers, history",
 		`Measures a hub that it starts for the purpose, or with --url a running one, from this machine's loopback
 addresses, and prints a table or --json. It wants all of the machine for itself.`,
 		"  signalbox bench telemetry\n  signalbox bench connections --connections 18000 --json\n  signalbox bench commands --url http://127.0.0.1:8080 --token-file token --devices 127.0.0.1:8765 --pid 1234")
 	for _, mode := range bench.Modes() {
 		cmd.AddCommand(c.benchModeCommand(mode))
 	}
-	cmd.AddCommand(c.benchSinkCommand(), c.benchHistoryEngineCommand())
+	cmd.AddCommand(c.benchSinkCommand(), c.benchWriterCommand(), c.benchHistoryEngineCommand())
 	return cmd
 }
 
@@ -101,6 +101,26 @@ func (c *command) benchSinkCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&listen, "listen", "127.0.0.1:0", "the address to listen on")
+	return cmd
+}
+
+// benchWriterCommand is the child that «bench live» compares a hub with.
+func (c *command) benchWriterCommand() *cobra.Command {
+	o := bench.WriterOptions{Listen: "127.0.0.1:0"}
+	cmd := &cobra.Command{
+		Use:    "live-writer",
+		Short:  "Write the frames of a file to all who connect, as the limit to compare with",
+		Hidden: true,
+		Args:   between(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return bench.RunWriter(cmd.Context(), o, c.Stdout)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.File, "file", "", "whole WebSocket frames")
+	flags.IntVar(&o.Sockets, "sockets", 1, "how many readers to wait for")
+	flags.IntVar(&o.Block, "block", 0, "bytes a write; 0: a write a frame")
+	flags.DurationVar(&o.For, "for", 0, "how long to write")
 	return cmd
 }
 

@@ -141,7 +141,7 @@ func (c *command) root() *cobra.Command {
 	root.SetHelpCommandGroupID("tools")
 	root.SetCompletionCommandGroupID("tools")
 	inGroup(root, "hub", c.serveCommand(), c.configCommand(), c.importCommand(), c.exportCommand(), c.backupCommand(), c.restoreCommand())
-	inGroup(root, "manage", c.deviceCommand(), c.userCommand(), c.tokenCommand())
+	inGroup(root, "manage", c.deviceCommand(), c.userCommand(), c.tokenCommand(), c.forwarderCommand())
 	inGroup(root, "use", c.sendCommand(), c.watchCommand(), c.historyCommand(), c.replayCommand())
 	inGroup(root, "tools", c.simCommand(), c.benchCommand(), c.versionCommand())
 	root.SetOut(c.Stdout) // which the next line takes

@@ -22,6 +22,7 @@ type replayFlags struct {
 	speed    string
 	pace     string
 	shift    bool
+	into     intoFlags
 }
 
 // replayGoodbye is how long an interrupted replay may take to be stopped.
@@ -43,10 +44,15 @@ once: --pace time plays it by its own times. With --json each message is one lin
 
 On a terminal keys are taken while it plays, and a line at the bottom tells where it is: space pauses and
 goes on, the arrows right and left move by ten seconds (of playing, when it is faster than it happened),
-+ and - make it faster and slower, q ends it.`,
++ and - make it faster and slower, q ends it.
+
+With --to-forwarder and --to-viewers the hub plays it by itself, into a forwarder or to the original live
+viewers, and this command waits for the end. Where the format has no room to say that it is a replay, as
+that of the viewers, it is refused without --unmarked.`,
 		Example: `  signalbox replay esp01 --from 2h
   signalbox replay --type box --from '2026-03-01 12:00' --to '2026-03-01 13:00' --speed 10
-  signalbox replay esp01 esp02 --from 7d --speed max --json`,
+  signalbox replay esp01 esp02 --from 7d --speed max --json
+  signalbox replay --from 1h --to-forwarder site --speed max`,
 		ValidArgsFunction: c.completeDevices,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if slices.Contains(args, "") {
@@ -57,6 +63,9 @@ goes on, the arrows right and left move by ten seconds (of playing, when it is f
 				return err
 			}
 			ctx := cmd.Context()
+			if f.into.given() {
+				return c.within(ctx, needHub, func(r *reach) error { return c.replayInto(ctx, r, q) })
+			}
 			return c.withHub(ctx, func(r *reach) error { return c.replay(ctx, r, q) })
 		},
 	}
@@ -67,7 +76,13 @@ goes on, the arrows right and left move by ten seconds (of playing, when it is f
 	flags.StringVar(&f.speed, "speed", "1", "how often as fast as it happened, or max")
 	flags.StringVar(&f.pace, "pace", "received", "received: paced as messages came; time: by their own times")
 	flags.BoolVar(&f.shift, "shift", false, "move all times, so that the first message is of now")
+	flags.StringVar(&f.into.forwarder, "to-forwarder", "", "the hub plays it into this forwarder")
+	flags.BoolVar(&f.into.viewers, "to-viewers", false, "the hub plays it to the original live viewers")
+	flags.BoolVar(&f.into.unmarked, "unmarked", false, "with these: allow a format that cannot say that it is a replay")
 	completeFlag(cmd, "type", inList(c.types))
+	completeFlag(cmd, "to-forwarder", func(cmd *cobra.Command, _ []string, begun string) ([]string, cobra.ShellCompDirective) {
+		return c.completeForwarders(cmd, nil, begun)
+	})
 	completeFlag(cmd, "speed", fixed([]string{"1", "10", "max"}))
 	completeFlag(cmd, "pace", fixed(paces()))
 	return cmd
@@ -76,7 +91,13 @@ goes on, the arrows right and left move by ten seconds (of playing, when it is f
 func paces() []string { return []string{"received", "time"} }
 
 func (f *replayFlags) query(devices []string, now time.Time) (q client.ReplayQuery, err error) {
-	q = client.ReplayQuery{Devices: devices, Types: f.types, Shifted: f.shift, Pace: f.pace}
+	q = client.ReplayQuery{
+		Devices: devices, Types: f.types, Shifted: f.shift, Pace: f.pace,
+		IntoForwarder: f.into.forwarder, IntoViewers: f.into.viewers, Unmarked: f.into.unmarked,
+	}
+	if err := f.into.check(); err != nil {
+		return q, err
+	}
 	if err := oneOf("pace", f.pace, paces()); err != nil {
 		return q, err
 	}

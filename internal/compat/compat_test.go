@@ -18,7 +18,6 @@ import (
 	"signalbox"
 	"signalbox/internal/api"
 	"signalbox/internal/auth"
-	"signalbox/internal/bus"
 	"signalbox/internal/compat"
 	"signalbox/internal/history"
 	"signalbox/internal/registry"
@@ -60,7 +59,7 @@ func newSite(t *testing.T) *site {
 	gate := api.NewGate(s.people, nil)
 	pages := compat.New(compat.Config{Gate: gate, Devices: s.devices, Commands: s, Logger: logger})
 	s.handler = api.New(api.Config{
-		Gate: gate, People: s.people, Keys: keys, Devices: s.devices, Sessions: session.New(), Bus: &bus.Bus{}, History: log,
+		Gate: gate, People: s.people, Keys: keys, Devices: s.devices, Sessions: session.New(), History: log,
 		Mount: pages.Mount, Logger: logger,
 	})
 	return s

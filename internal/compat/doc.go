@@ -13,4 +13,23 @@
 // The routes stand under the rules of the handler they are mounted in: limits of bodies,
 // headers, and cross-origin protection, which lets requests pass that say nothing about
 // their origin, as scripts do.
+//
+// # Viewers
+//
+// Viewers serves the viewers of the other original, the M2M chain: live ones beside the devices
+// (the gateway hands their connections over, see Live), those of history on a port of their own
+// (History). Both are endpoints of package ws. docs/viewers.md says what they are told.
+//
+//   - Order. A live viewer gets the readings of one field of one device in the order of the log,
+//     from the position at which it said realtime. Answers of history come in the order of its
+//     questions.
+//   - Loss. None without a close: a viewer whose outbox is full is closed (policy slow_viewer,
+//     1013), and so are all that watch when readings were missed on their way here (1013). A
+//     question that cannot be answered is told so in words.
+//   - Concurrency. Run hands readings out, never waiting, and has two workers for questions; the
+//     event loops wait for neither. Each reading is made into a frame once. What the bus's filter
+//     does takes two atomic loads.
+//   - Limits. Viewers at a time, outbox and texts are bounded; one question of a viewer waits or
+//     is answered at a time, the next is read when it has its answer.
+//   - Who. Viewers are admitted by their network, have no credentials, and change nothing.
 package compat

@@ -7,7 +7,9 @@
 // reads committed entries from there, so that a receiver that is away costs neither memory nor a
 // second copy, and nothing acknowledged to a device is lost to the receiver. Limits:
 // Queue.MaxEntries and Queue.MaxAge say how far a forwarder may be behind; what is older is
-// skipped, counted and told in the hub's log. What retention drops meanwhile is not forwarded.
+// skipped, counted (positions, whatever they hold) and told in the hub's log, when the forwarder
+// reads on. What retention drops meanwhile is not forwarded, nor is what was of a device that has
+// been removed; types are those that devices have now.
 // Telemetry that was imported is not forwarded as long as the log knows it as such (until sealed).
 //
 // # Contract
@@ -17,19 +19,35 @@
 //   - Loss. At least once where the transport can know what arrived: settled entries are those
 //     that the receiver has (2xx, PUBACK, pong behind a frame, a line of acknowledgement) or, where
 //     it cannot say, those that were written long enough ago (see the transport). The cursor is
-//     the oldest entry that is not settled; after a broken connection, a restart or a kill -9 it
-//     goes on there. UDP loses what the network loses; what could not be sent is counted.
+//     the position up to which everything is settled; after a broken connection, a restart or a
+//     kill -9 it goes on there. It is on disk up to half a second late, never early. UDP loses what
+//     the network loses; what could not be sent is counted.
 //   - Duplicates. What may have been sent before carries a mark («redelivered»): in JSON lines,
 //     WebSocket frames and CloudEvents a member, in templates {redelivered}. The B2 frame has no
-//     room for it.
+//     room for it. Nothing comes twice without the mark. Nothing carries it that was not handed to
+//     a transport before, but after a kill: before anything is sent it is on disk that the
+//     forwarder is flowing, and then what was committed before the kill may have been sent. While
+//     its target is away, a forwarder is not flowing.
 //   - Faults. A target that is away, slow, resets or answers with an error is tried again after a
-//     wait that doubles from Backoff.Min to Backoff.Max, with jitter. What a webhook refuses for
-//     good becomes a dead letter, to be looked at, sent again, or dropped.
-//   - Concurrency. Each forwarder has a goroutine of its own and none waits for another. Nothing
-//     here is on a device's road: entries are read when they are on disk.
+//     wait that doubles from Backoff.Min to Backoff.Max, with jitter. What a receiver refuses for
+//     good becomes a dead letter, to be looked at, sent again, or dropped; so does what it refused
+//     Spec.Attempts times (counted in memory: a restart begins anew), and what has no usable topic.
+//     A dead letter and the place behind it are on disk together: a kill neither loses nor doubles
+//     it. Beyond MaxDeadLetters the oldest are dropped. When the store cannot be written, a
+//     connection that is flowing goes on; none begins.
+//   - Places. A new forwarder begins at the log's end. One of the configuration file keeps its
+//     place by its name over restarts; when a start does not find it in the file any more, its
+//     place and its dead letters are dropped, and the hub's log says so. A change, of the target
+//     too, keeps the place. Of two of one name the file's runs; the other is shown with a fault.
+//   - Replays play into forwarders in between, see Manager.Sink.
+//   - Concurrency. Each forwarder has two goroutines of its own, one that reads ahead and one that
+//     sends, and none waits for another, but that two at a time (in turns) read what is far behind
+//     the log's end. Nothing here is on a device's road: entries are read when they are on disk.
 //   - Safety. A target that was set through the API may not be on a private, loopback or link-local
 //     address unless Config.Allow lists it; the address is checked when it is dialled, after names
 //     were resolved. Redirects are not followed, proxies of the environment are not used.
 //     Secrets are kept encrypted under the key file and never shown again.
-//   - Limits. MaxForwarders, MaxDeadLetters of each, MaxBatch messages at a time.
+//   - Limits. Config.Max forwarders, Config.MaxDeadLetters of each; MaxBatch messages at a time; some
+//     4 million messages and 1 GiB of them on their way to a receiver, of which 4 bytes each are in
+//     memory. A forwarder that sends takes about 2 MiB, one that is away next to nothing.
 package forward

@@ -17,15 +17,24 @@ type Message struct {
 	ReceivedMicros     int64
 	TimeMicros         int64
 	// Body is what goes out: a JSON line without its line break, what a template gives, or the B2
-	// frame. A webhook without a template of its own makes a CloudEvent with Body as its data.
+	// frame.
 	Body []byte
+	// Data is the entry's JSON object alone: telemetry (its Fields only, if Spec names some), a
+	// presence or a command as the stream shows it. A webhook with the format json makes a
+	// CloudEvent of it; empty: of Body.
+	Data []byte
+	// Topic is what Spec.Topic gives for this message (MQTT alone). A target refuses one that
+	// cannot be published to.
+	Topic string
 	// Redelivered says that the message may have been sent before.
 	Redelivered bool
 	// Replay is the id of the replay that it is played by; empty: it has just happened.
 	Replay string
 }
 
-// Target is where a forwarder sends to. Its methods are called by one goroutine.
+// Target is where a forwarder sends to. Its methods are called by one goroutine. It may also have
+// Receivers() []string, who is connected at present, and Failed() int64, how many messages could
+// not be sent; these are called from any goroutine.
 type Target interface {
 	// Open connects. settled is to be called, from any goroutine, with the position up to which
 	// the receiver has all that was sent through the Sink, whenever that moves on. It must not
@@ -41,6 +50,10 @@ type Sink interface {
 	// Their memory is lent for the call. An error means that the sink is of no use any more:
 	// whoever sends closes it, waits and opens another, which gets again what was not settled. A
 	// *Refused names a message that the receiver does not want; everything before it is settled.
+	// Positions grow within a batch and from batch to batch. What a replay plays, and dead letters
+	// that are sent again, go their own ways: over TCP, UDP and WebSocket they have the position of
+	// what was sent before them; over HTTP and MQTT their own, and come when everything else is
+	// settled, as does what follows them.
 	Send(ctx context.Context, batch []Message) error
 	// Flush waits until all that was sent is settled, or ctx ends.
 	Flush(ctx context.Context) error

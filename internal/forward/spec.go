@@ -42,6 +42,9 @@ type Spec struct {
 	// Allow are the networks whose computers may connect (tcp-listen); none: loopback.
 	Allow []netip.Prefix
 
+	// Sequence says that datagrams are numbered (udp), so that the receiver sees what is missing.
+	Sequence bool
+
 	// Topic, QoS, Retain, Username, ClientID and Version are of MQTT; Topic is a template.
 	Topic    string
 	QoS      uint8

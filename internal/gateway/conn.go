@@ -42,6 +42,7 @@ type conn struct {
 	checked  bool               // its credential was good; the login may wait for the log
 	slowed   bool               // by rivals, once
 	warned   bool               // the log was told that its messages are too complex
+	viewer   bool               // its page may be nothing else: see Viewers.AdmitsNull
 	ended    bool
 }
 
@@ -72,6 +73,16 @@ func (c *conn) Receive(_ *ws.Conn, binary bool, payload []byte) time.Duration {
 		if wait := c.tooFast(); wait > 0 {
 			return wait
 		}
+	}
+	if c.device == nil && c.g.Viewers != nil && !binary && c.g.Viewers.Asks(payload) {
+		viewer := c.g.Viewers.Live()
+		c.ws.HandOver(viewer) // for good: nothing of c is used from here on
+		return viewer.Receive(c.ws, false, payload)
+	}
+	if c.viewer {
+		c.g.stats.OriginRefused.Add(1)
+		c.close(ws.CodePolicy, "a page of the origin null may only be a viewer")
+		return 0
 	}
 	if binary && !wire.ValidText(payload) {
 		c.refuseFrame(ws.CodeInvalidData, "the frame is not UTF-8")
@@ -348,6 +359,10 @@ func (c *conn) Tick(*ws.Conn, time.Time) {
 	}
 	if c.device == nil && c.admitted == nil && !c.checked && !c.ended && c.g.now()-c.opened > c.g.cfg.AuthTimeout {
 		c.g.stats.AuthTimeouts.Add(1)
+		if c.viewer {
+			c.close(ws.CodePolicy, "nothing was said in time")
+			return
+		}
 		c.fail(c.asked, frameAuthRequired, "auth_timeout", "No login came in time.")
 	}
 	if c.told && c.g.Log.Err() == nil {

@@ -12,6 +12,13 @@
 // «saved» is sent by one goroutine (Run) after the commit that it tells of; of several
 // sequence numbers settled by one commit only the highest is told.
 //
+// # Viewers
+//
+// The port is that of the original viewers, too (package compat): the first frame decides. A text
+// that is one of their words hands the connection over for good, whether they are admitted or not;
+// until then it falls under the limits and the timeout of a device that has not logged in. A page
+// of the Origin null may connect where viewers may, and be nothing else.
+//
 // # The protocols
 //
 // Version 1 is byte for byte the original remote-control server's: nothing is sent on

@@ -81,6 +81,18 @@ type Commits interface {
 	Err() error
 }
 
+// Viewers takes connections on that turn out to be no devices but original viewers. None of its
+// methods blocks.
+type Viewers interface {
+	// Asks tells whether the text that comes first on a connection is a viewer's.
+	Asks(text []byte) bool
+	// AdmitsNull tells whether a page of the Origin null may connect from an address; it may only
+	// be a viewer then.
+	AdmitsNull(address netip.Addr) bool
+	// Live gives the endpoint that takes a viewer's connection on, or refuses it.
+	Live() ws.Endpoint
+}
+
 // Parts are what the gateway joins.
 type Parts struct {
 	Devices  *registry.Registry
@@ -89,6 +101,7 @@ type Parts struct {
 	Commands Commands
 	Log      Commits
 	Logins   *auth.DeviceLogins
+	Viewers  Viewers // nil: there are none, and their words are those of no device
 }
 
 // Stats counts since the start.
@@ -200,11 +213,15 @@ func (g *Gateway) Upgrade(r *ws.Request) (ws.Endpoint, *ws.Refusal) {
 	if refusal := g.crowded(address); refusal != nil {
 		return nil, refusal
 	}
-	if origin := r.Header("Origin"); !g.admits(origin) {
-		g.stats.OriginRefused.Add(1)
-		return nil, &ws.Refusal{Status: 403, Text: "Pages of this origin may not connect to the device port; the setting devices.origins admits them."}
-	}
 	c := &conn{g: g, opened: g.now()}
+	if origin := r.Header("Origin"); !g.admits(origin) {
+		if origin != "null" || g.Viewers == nil || !g.Viewers.AdmitsNull(address) {
+			g.stats.OriginRefused.Add(1)
+			return nil, &ws.Refusal{Status: 403, Text: "Pages of this origin may not connect to the device port; the setting devices.origins admits them."}
+		}
+		c.viewer = true
+		return c, nil
+	}
 	if r.Choose(Subprotocol) {
 		c.asked = signalbox.ProtocolV2
 	}

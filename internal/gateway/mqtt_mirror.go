@@ -65,7 +65,7 @@ func (m *MQTT) beginMirror() {
 	if m.mirror.sub != nil || m.parts.Bus == nil {
 		return
 	}
-	m.mirror.sub = m.parts.Bus.Subscribe(mirrorQueue, m.mirrors)
+	m.mirror.sub = m.parts.Bus.Subscribe(bus.Options{Entries: mirrorQueue, Want: m.mirrors})
 	m.mirror.on.Store(true)
 	select {
 	case m.mirror.wake <- struct{}{}:

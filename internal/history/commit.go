@@ -246,6 +246,9 @@ func (l *Log) attempt(ctx context.Context, w *work) error {
 		l.cfg.Logger.Info("the database server is back; what was kept on the local disk is in the database")
 	}
 	err := l.commit(ctx, w)
+	if err == nil {
+		l.unwritten = ""
+	}
 	if unknown, ok := errors.AsType[*store.UnknownOutcome](err); ok {
 		committed, again := l.st.Outcome(ctx, unknown)
 		switch {
@@ -350,6 +353,9 @@ func (l *Log) commit(ctx context.Context, w *work) error {
 			}
 		}
 		if err := l.reach(ctx, tx, w.span); err != nil {
+			return err
+		}
+		if err := l.writeEpochs(ctx, tx); err != nil {
 			return err
 		}
 		for _, r := range w.riders {

@@ -21,6 +21,11 @@
 //     tells meanwhile. Entries keep their positions.
 //   - Riders. What Ride gives goes along with a commit that happens anyway.
 //   - Pairs. What AppendBoth takes is in one row: both entries are on disk, or none is.
+//   - Cursors. A position is given out as a cursor (Log.Cursor), with the epoch that it is of: each
+//     Open begins one. After a crash, or a restore from an older backup, positions are given
+//     again; Log.Place tells that a cursor leads to what was lost, or is another hub's.
+//   - Following. Log.Since gives what is on disk behind a position, once and in order, however it
+//     moves meanwhile.
 //   - Records of the broker (signalbox.EntryBroker) are in the log alone: they are not
 //     announced, not sealed, part of no answer, and leave with their row.
 //
@@ -70,5 +75,6 @@
 // own; it refers to forms of messages in table shape. The body of an event is its kind (a
 // byte), its device (uvarint), and what it was in the log. In table meta, history_mark is the
 // number of the first chunk that may have messages that are in the log as well, and
-// history_span the most positions between the ends of a chunk.
+// history_span the most positions between the ends of a chunk. log_epochs are the newest 256
+// epochs and their first positions, the oldest first: «k3f9q2ab:1,m2x7aa0z:18233».
 package history

@@ -103,7 +103,7 @@ type Log struct {
 	dec *zstd.Decoder
 
 	// statements of the pool for reading; they end with the store
-	end, mainDown, mainUp, late, rankFirst, rankLast, rankDown, rankNext, byPosition, byTime, byDeviceTime, body, bodies, newest, heads, sizes, oldest *sql.Stmt
+	end, mainDown, mainUp, late, rankFirst, rankLast, rankDown, rankNext, byPosition, byTime, byDeviceTime, body, bodies, newest, heads, sizes, oldest, rowsUp, byPositionAll, byPositionSome *sql.Stmt
 
 	mu      sync.Mutex
 	rows    []*batch // the last one is being filled
@@ -123,7 +123,10 @@ type Log struct {
 	kept    []signalbox.Position // the rows that the log consists of, by their first position
 	holds   []*Hold
 
-	free, readers, cursors, slices sync.Pool // of *batch (emptied), *chunk.Reader, *chunk.Cursor, *slice
+	free, readers, cursors, slices, sinces sync.Pool // of *batch (emptied), *chunk.Reader, *chunk.Cursor, *slice, *sinceBuf
+
+	epochs    []epoch // the oldest first; it does not change after Open
+	unwritten string  // of the epochs, to be stored with the next commit; the committing goroutine's own
 
 	ready []prepared // the committing goroutine's own
 
@@ -234,6 +237,9 @@ func (l *Log) load(ctx context.Context) error {
 		{&l.byDeviceTime, `SELECT id, device, t0, t1, p0 FROM chunk WHERE device = ? AND t0 <= ? AND t1 >= ?`},
 		{&l.body, `SELECT id, body FROM chunk WHERE id = ?`},
 		{&l.bodies, bodiesText()},
+		{&l.rowsUp, `SELECT id, n, received_us, body FROM intake WHERE id >= ? AND id <= ? ORDER BY id LIMIT ?`},
+		{&l.byPositionAll, byPositionAllText},
+		{&l.byPositionSome, byPositionSomeText()},
 		{&l.rankFirst, head + `late = 0 ORDER BY t0, p0 LIMIT 1`},
 		{&l.rankLast, head + `late = 0 AND p1 < ? ORDER BY t0 DESC, p0 DESC LIMIT 1`},
 		{&l.rankDown, head + `late = 0 AND t0 <= ? ORDER BY t0 DESC, p0 DESC LIMIT 1`},
@@ -260,6 +266,9 @@ func (l *Log) load(ctx context.Context) error {
 	}
 	l.next, l.micros = signalbox.Position(end), micros
 	l.committed.reach(signalbox.Position(end - 1))
+	if err := l.openEpoch(ctx); err != nil {
+		return err
+	}
 	var newest int64
 	if err := r.QueryRowContext(ctx, `SELECT COALESCE(MAX(id), 0) FROM chunk`).Scan(&newest); err != nil {
 		return fmt.Errorf("read the newest chunk: %w", err)

@@ -54,12 +54,17 @@ var errGone = errors.New("the row is no longer in the log")
 
 // firstRow is where the log begins.
 func (l *Log) firstRow(ctx context.Context) (first signalbox.Position, err error) {
+	if first, err = l.oldestRow(ctx); err == nil && first == 0 {
+		return l.Committed() + 1, nil
+	}
+	return first, err
+}
+
+// oldestRow is the first position of the oldest row in the database, 0 without one.
+func (l *Log) oldestRow(ctx context.Context) (signalbox.Position, error) {
 	var id int64
 	if err := l.st.Reader().QueryRowContext(ctx, `SELECT COALESCE(MIN(id), 0) FROM intake`).Scan(&id); err != nil {
 		return 0, fmt.Errorf("read the intake log: %w", err)
-	}
-	if id == 0 {
-		return l.Committed() + 1, nil
 	}
 	return signalbox.Position(id), nil
 }

@@ -48,9 +48,9 @@ func New(cfg Config, b *bus.Bus, devices *registry.Registry, broker Publisher) *
 
 // Run publishes until ctx ends.
 func (d *Discoverer) Run(ctx context.Context) error {
-	sub := d.bus.Subscribe(queueSize, func(e *signalbox.Entry) bool {
+	sub := d.bus.Subscribe(bus.Options{Entries: queueSize, Want: func(e *signalbox.Entry) bool {
 		return e.Kind == signalbox.EntryTelemetry || e.Kind == signalbox.EntryPresence
-	})
+	}})
 	defer sub.Close()
 	d.survey()
 	var entries []signalbox.Entry

@@ -7,36 +7,61 @@
 // An event is one JSON object, the same for Server-Sent Events and WebSocket:
 //
 //	{"kind":"telemetry","cursor":"k3f9q2-17","position":17,"device":"env01","received":…,"time":…,"object":{…}}
-//	{"kind":"presence",  …,"presence":{…}}
-//	{"kind":"command",   …,"command":{…}}
-//	{"kind":"alert",     …,"object":{…}}
-//	{"kind":"state","cursor":…,"position":…,"state":{…}}         a device of the snapshot
+//	{"kind":"presence",  …,"received":…,"presence":{…}}
+//	{"kind":"command",   …,"received":…,"command":{…}}
+//	{"kind":"alert",     …,"received":…,"object":{…}}
+//	{"kind":"state","position":…,"state":{…}}                    a device of the snapshot
 //	{"kind":"ready","cursor":…,"devices":3}                      the snapshot, or what was missed, is complete
 //	{"kind":"lagged","missed":120,"after":cursor,"until":cursor,"reason":"slow"}
 //
 // As Server-Sent Events its name is the kind and its id the cursor; over WebSocket it is one text
-// frame. lagged is in the place of what is missing: reason slow (the viewer's queue was full),
-// too_far (more was missed than Config.Resume), lost (the hub was killed before these were on disk,
-// or restored from an older backup), unknown_cursor (it is another hub's, or too old). In the last
-// three cases a snapshot follows; for lost, too, since nobody knows what of it took place again.
+// frame. state and lagged have no cursor and no id: they are no places to come back to, and who
+// breaks off behind one comes back with the cursor before it. devices is how many states the
+// snapshot had; without a snapshot it is absent. Devices that wait for approval have no state. White space between the parts of a device's
+// object is left out.
+//
+// lagged is in the place of what is missing, behind after and up to until. Its reason is slow
+// (the viewer's queue was full; missed is exact), too_far (more was missed than Config.Resume;
+// missed is the length of the log between, which bounds it), lost (the hub was killed before
+// these were on disk, or restored from an older backup), unknown_cursor (it is another hub's, or
+// too old); in the last two nobody knows the number and missed is absent. In the last three
+// cases a snapshot follows if Options.Snapshot asks for one, and ready; for lost, too, since
+// nobody knows what of it took place again. Of lost, until is the last place of the log that was
+// on disk: what the log has behind it now comes out of history, after the snapshot.
 //
 // # Contract
 //
-//   - Order. A viewer gets events in the order of the log. After ready their cursors only grow.
-//   - Beginning. Without a cursor a viewer gets the state of each device it chose, then ready, then
-//     everything behind ready's cursor; an event whose position is not above that of its device's
-//     state is in that state already. With a cursor it gets what it missed, out of history, then
-//     ready, then what comes, without a gap and without a repetition.
-//   - Loss. A viewer's queue has Config.Queue bytes. What does not fit is left out and counted, and
-//     the viewer is told in its place (lagged, slow). Nothing is left out without that.
+//   - Order. A viewer gets events in the order of the log: their cursors only grow.
+//   - Beginning. Without a cursor a viewer gets the state of each device it chose (if it asks for
+//     that, and for telemetry or presence), then ready, then everything behind ready's cursor; an
+//     event whose position is not above that of its device's state is in that state already. With
+//     a cursor it gets what it missed, out of history, then ready, then what comes, without a gap
+//     and without a repetition. What comes meanwhile and finds no room in the queue is taken out
+//     of history, too: a beginning may be slow, and takes no memory for that.
+//   - Loss. A viewer's queue has Config.Queue bytes. What does not fit is left out, block by
+//     block, until half of the queue is free; it is counted, and the viewer is told in its place
+//     (lagged, slow). When Run itself falls behind (Config.Intake), viewers get what it missed out
+//     of history, each in its place. Nothing else is left out without a statement.
 //   - Every. With Filter.Every a viewer gets at each tick the newest telemetry of each device that
-//     had any, and everything else of that time, in the order of the log.
+//     had any, and everything else of that time, in the order of the log. Ticks are at least Every
+//     apart, and one comes at once after a silence; only 256 KiB of what is no telemetry bring one
+//     forward. What is read from history is thinned by the times of receipt.
+//   - History. It has imported telemetry as soon as that is sealed, which is not announced: a
+//     resuming viewer may see it. What retention drops meanwhile is not shown and not counted.
+//     Events of devices that are removed by now are left out everywhere; types are those that
+//     devices have now.
 //   - Concurrency. One goroutine (Run) hears the bus, encodes and hands out blocks of bytes, which
 //     viewers share and must not change. It waits for no viewer. Viewers with the same filter and
 //     format share a group; a device's message costs the groups that want it, not the viewers.
-//     Viewer.Next and Close are for one goroutine.
+//     When many viewers were woken, Run lets messages gather for 20 µs a viewer, at most 5 ms.
+//     Viewer.Next, Cursor and Close are for one goroutine; one who reads history has a second,
+//     for which Close waits. With no viewer the hub costs the bus one atomic load an entry.
 //   - Limits. At most Config.Viewers at a time; further ones get KindLimited, code too_many_viewers.
-//     Config.Resumes viewers read history at the same time; others wait for their turn.
+//     Config.Resumes viewers read history at the same time; others wait for their turn, which ends
+//     for one that does not take what was read within 2 s, or, when others wait, after 10 s.
+//   - Memory. Blocks are given to the collector when the last viewer has let go of them; one has
+//     about 64 KiB at most, and an event more. A snapshot is made piece by piece, as it is
+//     written. A group with Every holds a message a device.
 //   - Uncommitted. An event is shown when it has its place in the log, which is up to 50 ms before
-//     it is on disk.
+//     it is on disk; what comes out of history is on disk.
 package live

@@ -3,6 +3,7 @@ package live
 import (
 	"context"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"signalbox"
@@ -42,21 +43,21 @@ type Options struct {
 	Format Format
 	// After is the cursor of the last event that the viewer has; empty: none.
 	After string
-	// Snapshot asks for the state of the devices first. With After it is sent only if what was
-	// missed cannot be given.
+	// Snapshot asks for the state of the devices first, if Kinds include telemetry or presence.
+	// With After it is sent only if what was missed cannot be given.
 	Snapshot bool
 }
 
 // Log is what live needs of the log.
 type Log interface {
-	// Cursor names a position so that another run of the hub, or another hub, cannot mistake it.
-	Cursor(p signalbox.Position) string
+	// AppendCursor appends the name of a position by which another run of the hub, or another
+	// hub, cannot mistake it.
+	AppendCursor(dst []byte, p signalbox.Position) []byte
 	// Place finds the position that a cursor names; see history.Place.
 	Place(cursor string) (history.Place, error)
 	// Since gives the entries behind a position that are on disk, in log order; see history.
 	Since(ctx context.Context, q history.SinceQuery, yield func(*signalbox.Entry) error) error
 	Wait(ctx context.Context, p signalbox.Position) error
-	Committed() signalbox.Position
 	Head() signalbox.Position
 }
 
@@ -84,4 +85,22 @@ type Parts struct {
 	// Command gives the JSON object of a command as the API shows it, out of the body of an entry,
 	// and the device's name.
 	Command func(body []byte) (device string, object []byte, err error)
+}
+
+// Stats counts since the start; Viewers and Groups are how many there are.
+type Stats struct {
+	Viewers, Groups atomic.Int64
+	// Encoded are events that were encoded: once for each format, and for each choice of fields
+	// or devices that asks for another form. Blocks are the pieces they were handed out in.
+	Encoded, Blocks atomic.Int64
+	// Delivered are events that viewers took, Lagged those that did not fit into their queues.
+	Delivered, Lagged atomic.Int64
+	// Refused are viewers that were one too many.
+	Refused atomic.Int64
+	// Resumed are viewers that came with a cursor and got what they had missed, Unresumable
+	// those that could not.
+	Resumed, Unresumable atomic.Int64
+	// Behind are entries that the hub was too slow for itself, so that its viewers got them out
+	// of history.
+	Behind atomic.Int64
 }

@@ -1,7 +1,8 @@
 // Package replay plays telemetry of the past to one listener each, as if it came now.
 //
-// A Manager keeps the replays; Play runs one in the goroutine of whoever has a Sink for it: a
-// viewer's stream, later a forwarder. Nothing of a replay reaches the bus, the log or a
+// A Manager keeps the replays; Play runs one in the goroutine of whoever has a Sink for it, such as
+// a viewer's stream; StartInto makes one that the manager plays by itself, in a goroutine that Run
+// waits for: into a forwarder, or to the original viewers. Nothing of a replay reaches the bus, the log or a
 // device's state: it cannot be stored again by this hub. Every event carries a Mark, so that
 // another Signalbox refuses it too (wire.Replayed), from a device of version 2 and in a file
 // that is imported; a sink whose format has no room for the mark says so and is refused, unless

@@ -51,7 +51,20 @@ var ErrReplaced = errors.New("a newer listener has taken the replay over")
 // come, or the sink gave an error; but for the first, the replay then waits for another sink.
 // KindNotFound without such a replay, KindConflict when it has ended already, KindInvalid
 // when the sink cannot carry the mark and must. idle is the longest silence towards the sink.
+// A replay of StartInto is KindConflict: the manager plays it.
 func (m *Manager) Play(ctx context.Context, id string, sink Sink, resume Resume, idle time.Duration) error {
+	s, err := m.Get(id)
+	if err != nil {
+		return err
+	}
+	if s.Into != "" && s.State != Ended {
+		return signalbox.Errorf(signalbox.KindConflict, "replay_taken", "the hub plays the replay %s into %s by itself; nobody can listen to it here", id, s.Into)
+	}
+	return m.play(ctx, id, sink, resume, idle)
+}
+
+// play is Play for whoever it is.
+func (m *Manager) play(ctx context.Context, id string, sink Sink, resume Resume, idle time.Duration) error {
 	v, err := m.enter(id, sink, resume, idle)
 	if err != nil {
 		return err
@@ -99,7 +112,7 @@ func (m *Manager) enter(id string, sink Sink, resume Resume, idle time.Duration)
 	case r.reason != "":
 		return nil, errEnded(r)
 	case !sink.CarriesMark() && !r.options.Unmarked:
-		return nil, signalbox.Errorf(signalbox.KindInvalid, "replay_unmarked", "the format cannot say that the telemetry is of a replay; whoever gets it could take it for new. Allow it expressly with unmarked")
+		return nil, errUnmarked()
 	}
 	now := time.Now()
 	r.viewers++

@@ -64,6 +64,9 @@ type Options struct {
 	Paused bool
 	// Unmarked allows sinks that cannot carry the mark.
 	Unmarked bool
+	// Into is what the manager plays into by itself (StartInto), in words for people; empty:
+	// whoever calls Play listens.
+	Into string
 	// Names, Types and CreatedBy are for people: what was asked for, by whom.
 	Names, Types []string
 	CreatedBy    string
@@ -121,6 +124,7 @@ type Status struct {
 	Options
 	State  State
 	Reason string // of Ended
+	Fault  string // what went wrong, when the manager played it by itself and ReasonFailed is why it ended
 	Sent   int64  // events that sinks have taken
 	Seeks  uint64 // how often it was moved
 	// At is where the replay's clock stands: the moment of the last event sent. Zero: none.
@@ -161,6 +165,10 @@ type Manager struct {
 	slots   chan struct{} // taken by who reads history
 	waiting atomic.Int32  // for a slot
 
+	own     sync.Mutex      // of ownCtx, and of adding to ownWork
+	ownCtx  context.Context // of Run; nil: it does not run
+	ownWork sync.WaitGroup  // replays that the manager plays by itself
+
 	mu      sync.Mutex
 	replays []*replay // in the order of their making
 }
@@ -176,6 +184,7 @@ type replay struct {
 	paused  bool
 	speed   float64
 	reason  string // not "": it has ended
+	fault   string
 	viewer  uint64 // number of the present sink
 	viewers uint64 // that came so far
 	patient time.Time
@@ -407,7 +416,7 @@ func (r *replay) state() State {
 
 func (r *replay) status() Status {
 	s := Status{
-		Mark: r.mark, Options: r.options, State: r.state(), Reason: r.reason, Sent: r.sent, Seeks: r.seeks,
+		Mark: r.mark, Options: r.options, State: r.state(), Reason: r.reason, Fault: r.fault, Sent: r.sent, Seeks: r.seeks,
 		CreatedAt: r.created, Started: r.started, EndAt: r.ended,
 	}
 	s.Options.Speed, s.Options.Paused = r.speed, r.paused

@@ -89,13 +89,14 @@ type maker struct {
 	template           []byte // a whole frame, masked
 	head               int    // length of its header
 	seq, n, sum, servo int    // where the digits stand in the payload
+	stamp              int    // the same; -1: there is none, as seq
 	mask               [4]byte
 	digits             []byte
 }
 
-func newMaker(withSeq bool, mask [4]byte) maker {
+func newMaker(withSeq, withStamp bool, mask [4]byte) maker {
 	text := `{"type":"telemetry"`
-	m := maker{mask: mask, seq: -1}
+	m := maker{mask: mask, seq: -1, stamp: -1}
 	if withSeq {
 		text += `,"seq":`
 		m.seq = len(text)
@@ -107,7 +108,13 @@ func newMaker(withSeq bool, mask [4]byte) maker {
 	m.n = len(text)
 	text += counterDigits + `,"sum":"`
 	m.sum = len(text)
-	text += sumDigits + `"}`
+	text += sumDigits + `"`
+	if withStamp {
+		text += `,"sent_us":`
+		m.stamp = len(text)
+		text += stampDigits
+	}
+	text += `}`
 	m.template = appendFrame(nil, opText, []byte(text), mask)
 	m.head = len(m.template) - len(text)
 	return m
@@ -127,6 +134,10 @@ func (m *maker) append(dst []byte, device, n uint64) []byte {
 	m.put(payload, m.servo)
 	m.digits = appendSum(m.digits[:0], device, n)
 	m.put(payload, m.sum)
+	if m.stamp >= 0 {
+		m.digits = strconv.AppendInt(m.digits[:0], time.Now().UnixMicro(), 10)
+		m.put(payload, m.stamp)
+	}
 	return dst
 }
 

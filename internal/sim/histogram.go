@@ -29,6 +29,13 @@ func (h *Histogram) Record(d time.Duration) {
 	h.mu.Unlock()
 }
 
+// Reset forgets all.
+func (h *Histogram) Reset() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.counts, h.total, h.sum, h.max = [len(h.counts)]uint32{}, 0, 0, 0
+}
+
 func bucket(us uint64) int {
 	if us < 1<<subBits {
 		return int(us)

@@ -24,6 +24,8 @@ type SwarmConfig struct {
 	InFlight int
 	// Seq gives each message a sequence number (version 2), so that the hub answers saved.
 	Seq bool
+	// Stamp gives each message over WebSocket the field sent_us: when it was made, Unix µs, 16 digits.
+	Stamp bool
 	// MQTT5 is MQTT 5.0 instead of 3.1.1, QoS that of messages over it: 0, or 1, which the server acknowledges. Subscribe
 	// has each connection subscribe to its device's commands, QoS 1, before it is ready.
 	MQTT5     bool
@@ -106,6 +108,7 @@ func Checksum(device string, n uint64) string { return string(appendSum(nil, has
 const (
 	counterDigits = "1000000000"
 	sumDigits     = "00000000"
+	stampDigits   = "1700000000000000"
 )
 
 const hexDigits = "0123456789abcdef"

@@ -136,7 +136,7 @@ func TestSwarmFails(t *testing.T) {
 func TestMaker(t *testing.T) {
 	mask := [4]byte{1, 2, 3, 4}
 	for _, seq := range []bool{false, true} {
-		m := newMaker(seq, mask)
+		m := newMaker(seq, seq, mask)
 		for _, n := range []uint64{1, 79, 80, 123456789} {
 			b := m.append(nil, hashName("dev"), n)
 			payload := b[m.head:]
@@ -147,12 +147,16 @@ func TestMaker(t *testing.T) {
 				Seq, N uint64
 				Sum    string
 				Servo1 int
+				SentUs int64 `json:"sent_us"`
 			}
 			if err := json.Unmarshal(payload, &got); err != nil {
 				t.Fatalf("%s: %v", payload, err)
 			}
 			if Counter(got.N) != n || got.Sum != Checksum("dev", n) || seq && got.Seq != got.N || got.Servo1 > 180 {
 				t.Errorf("message %d is %s", n, payload)
+			}
+			if age := time.Since(time.UnixMicro(got.SentUs)); seq && (age < 0 || age > time.Minute) || !seq && got.SentUs != 0 {
+				t.Errorf("message %d was made %s ago: %s", n, age, payload)
 			}
 		}
 	}

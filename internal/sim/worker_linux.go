@@ -78,7 +78,7 @@ type worker struct {
 
 func newWorker(s *Swarm, number int) (*worker, error) {
 	w := &worker{s: s, addr: s.addr, orders: make(chan *order, 1), buf: make([]byte, readBytes), mask: [4]byte{0x37, 0xfa, 0x21, 0x3d}}
-	w.maker = newMaker(s.cfg.Seq, w.mask)
+	w.maker = newMaker(s.cfg.Seq, s.cfg.Stamp, w.mask)
 	w.version = mqttVersion(s.cfg.MQTT5)
 	w.publisher = newPublisher(w.version, s.cfg.QoS)
 	var err error

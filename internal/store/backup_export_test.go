@@ -114,7 +114,7 @@ func OldBackup(ctx context.Context, db *sql.DB, w io.Writer) error {
 	var list []table
 	for _, t := range contents() {
 		switch t.name {
-		case "shape", "chunk", "broker_session", "broker_queue", "broker_retained":
+		case "shape", "chunk", "broker_session", "broker_queue", "broker_retained", "forwarder", "forwarder_place", "forwarder_dead":
 			continue
 		case "device":
 			t.columns = slices.DeleteFunc(slices.Clone(t.columns), func(c column) bool { return c.Name == "pending" })

@@ -79,6 +79,10 @@ func contents() []table {
 		{name: "broker_session", columns: []column{key("id"), blob("head"), blob("will"), blob("subs"), blob("state")}},
 		{name: "broker_queue", columns: join(ints("id session n0 n1 bytes"), []column{blob("body")})},
 		{name: "broker_retained", columns: []column{blob("topic"), blob("body")}},
+		{name: "forwarder", counted: true, columns: []column{key("id"), text("name"), blob("spec"), blob("secrets"), key("paused"), text("created_by"), key("created_ms")}},
+		{name: "forwarder_place", columns: join([]column{text("name")}, ints("settled sent flowing"), []column{blob("counters")})},
+		{name: "forwarder_dead", counted: true, columns: join([]column{key("id"), text("name")}, ints("position kind device"), []column{text("device_name")},
+			ints("received_us time_us at_us attempts status"), []column{text("reason"), blob("body")})},
 	}
 }
 

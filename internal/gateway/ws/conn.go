@@ -65,6 +65,14 @@ func (c *Conn) SetMessageLimit(bytes int) {
 	c.limit = int32(min(max(bytes, 1), c.server.cfg.MessageBytes)) //nolint:gosec // NewServer bounds MessageBytes
 }
 
+// HandOver makes to the connection's endpoint: its Opened is called at once, then it gets all that comes. The former
+// endpoint is called no more, not even its Closed. It may be called only from within the endpoint's Receive, which may
+// give the message to the new endpoint's Receive and return what that returned.
+func (c *Conn) HandOver(to Endpoint) {
+	c.endpoint = to
+	to.Opened(c)
+}
+
 // write sends one frame (RFC 6455 section 5.2; a server does not mask).
 func (c *Conn) write(op byte, payload []byte) error {
 	buf, ok := c.server.frames.Get().(*[]byte)

@@ -14,7 +14,7 @@
 //
 // The methods of one Endpoint are called one at a time, in this order: Opened, then Receive and Tick in any order,
 // then Closed, exactly once and last. Handler.Upgrade and the methods of different endpoints run concurrently. None of
-// them may block (see package loop). All methods of [Conn] may be called from any goroutine and never block; messages
+// them may block (see package loop). [Conn.HandOver] puts another endpoint in the place of the first. All methods of [Conn] may be called from any goroutine and never block; messages
 // leave in the order of the Send calls.
 //
 // # What is checked

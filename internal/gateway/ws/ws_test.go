@@ -745,3 +745,47 @@ func TestLargeMessages(t *testing.T) {
 		})
 	}
 }
+
+// TestHandOver: another endpoint takes the connection on from within Receive, a message that it
+// cannot take at once included; the first one hears no more.
+func TestHandOver(t *testing.T) {
+	for i := range transports {
+		t.Run(transports[i].name, func(t *testing.T) {
+			waited := false
+			second := &endpoint{t: t, messages: make(chan message, 10), closed: make(chan error, 1)}
+			second.receive = func(e *endpoint, binary bool, payload []byte) time.Duration {
+				if string(payload) == "later" && !waited {
+					waited = true
+					return time.Millisecond
+				}
+				e.messages <- message{binary, string(payload)}
+				_ = e.conn.Send(payload)
+				return 0
+			}
+			s := start(t, i, ws.Config{}, loop.Config{}, func(u *upgrader) {
+				u.receive = func(e *endpoint, binary bool, payload []byte) time.Duration {
+					if string(payload) != "later" {
+						e.messages <- message{binary, string(payload)}
+						return 0
+					}
+					e.conn.HandOver(second)
+					return second.Receive(e.conn, binary, payload)
+				}
+			})
+			p, first := s.open(t)
+			p.send(text("a") + text("later") + text("b"))
+			for _, want := range []string{"later", "b"} {
+				if _, got, err := p.next(); got != want || err != nil {
+					t.Fatalf("came back: %q, %v; want %q", got, err, want)
+				}
+			}
+			p.send(closing(1000, ""))
+			if err, ok := errors.AsType[*ws.PeerClose](second.ended()); !ok {
+				t.Errorf("the second ended with %v", err)
+			}
+			if len(first.messages) != 1 || len(first.closed) != 0 || len(second.messages) != 2 || !waited {
+				t.Errorf("the first had %d messages and %d ends, the second %d messages", len(first.messages), len(first.closed), len(second.messages))
+			}
+		})
+	}
+}

@@ -1,0 +1,32 @@
+package app
+
+// LiveConfig is the stream of what happens, for those who watch.
+type LiveConfig struct {
+	// Viewers bounds those who watch at a time, Resumes those of them who read history then.
+	Viewers int
+	Resumes int
+	// Queue bounds what waits for one viewer, Intake what waits to be told to any, in bytes.
+	Queue  int
+	Intake int
+	// Resume bounds how far back a cursor may lie, in entries of the log.
+	Resume int
+}
+
+func defaultLive() LiveConfig {
+	return LiveConfig{Viewers: 1000, Resumes: 4, Queue: 4 * mib, Intake: 32 * mib, Resume: 5_000_000}
+}
+
+func liveSettings() []setting {
+	return []setting{
+		number("live.viewers", func(c *Config) *int { return &c.Live.Viewers }, 1, 100_000).
+			means("How many may watch at the same time; one more is answered with 429."),
+		size("live.queue", func(c *Config) *int { return &c.Live.Queue }, 64*kib, gib).
+			means("How much may wait for one viewer. One that is slower is told how much it misses (lagged). Viewers of the same share what waits for them."),
+		size("live.intake", func(c *Config) *int { return &c.Live.Intake }, mib, 4*gib).
+			means("How much may wait to be given to viewers at all. What does not fit they are told of as missing; devices never wait."),
+		number("live.resume", func(c *Config) *int { return &c.Live.Resume }, 1, 1_000_000_000).
+			means("How many entries of the log behind its end a viewer that comes back may be. One that was away for longer is told so, and gets the present state."),
+		number("live.resumes", func(c *Config) *int { return &c.Live.Resumes }, 1, 256).
+			means("How many viewers that came back may read what they missed at the same time; others wait for their turn."),
+	}
+}

@@ -1,0 +1,320 @@
+package forward
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"signalbox"
+	"signalbox/internal/history"
+	"signalbox/internal/store"
+)
+
+const (
+	// placeEvery is the least time between two writings of a forwarder's place. It rides along
+	// with commits of the log; when there is none for as long again, it has a transaction of its
+	// own.
+	placeEvery = 200 * time.Millisecond
+	// ridePlaces are the places that one transaction takes.
+	ridePlaces = 64
+	// storeTimeout bounds a transaction for which a forwarder waits.
+	storeTimeout = 30 * time.Second
+)
+
+// place is how far a forwarder is: everything up to cursor is settled; up to sent, or when it is
+// flowing up to the log's end, messages may have been sent.
+type place struct {
+	cursor, sent signalbox.Position
+	flowing      bool
+}
+
+// placing is a place and what the database has of it.
+type placing struct {
+	mu sync.Mutex
+	// now is how it is. stored is what the database has; while that is not known for sure, its
+	// flowing is false and its sent the lowest of what it can be.
+	now, stored place
+	known       bool
+	dirty       time.Time // since when the two differ; zero: they do not
+	gone        bool      // the forwarder was removed: nothing is written any more
+}
+
+// cursor is the position up to which everything is settled.
+func (p *placing) cursor() signalbox.Position {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now.cursor
+}
+
+// get gives the place as it is.
+func (p *placing) get() place {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.now
+}
+
+// change changes the place, which is written soon. The caller does not hold mu.
+func (p *placing) change(f func(now *place)) (first bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f(&p.now)
+	if p.known && p.now == p.stored || p.gone || !p.dirty.IsZero() {
+		return false
+	}
+	p.dirty = time.Now()
+	return true
+}
+
+// take gives the place as it is to be written, if it is due. What is about to be written counts
+// as stored where that is the careful choice.
+func (p *placing) take(least time.Duration) (place, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.gone || p.dirty.IsZero() || time.Since(p.dirty) < least {
+		return place{}, false
+	}
+	p.hedge(p.now)
+	return p.now, true
+}
+
+// hedge says that next may replace what is stored. The caller holds mu.
+func (p *placing) hedge(next place) {
+	p.known = false
+	p.stored.flowing = p.stored.flowing && next.flowing
+	p.stored.sent = min(p.stored.sent, next.sent)
+}
+
+// wrote says that what take gave is stored.
+func (p *placing) wrote(w place) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stored, p.known, p.dirty = w, true, time.Time{}
+	if p.now != w {
+		p.dirty = time.Now()
+	}
+}
+
+// covers says whether a kill after a message was sent would be known to have come after it.
+func (p *placing) covers(at signalbox.Position) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stored.flowing || at <= p.stored.sent
+}
+
+// row is a place as the database has it.
+func (f *forwarder) row(p place) store.ForwarderPlace {
+	counters, err := json.Marshal(f.stats.counters())
+	if err != nil {
+		counters = nil // it has numbers alone
+	}
+	return store.ForwarderPlace{Name: f.name, Settled: p.cursor, Sent: p.sent, Flowing: p.flowing, Counters: counters}
+}
+
+// moved says that the place changed.
+func (f *forwarder) moved(change func(now *place)) {
+	if f.place.change(change) {
+		nudge(f.m.dirtied)
+	}
+}
+
+// taken are places that are being written.
+type taken struct {
+	of     []*forwarder
+	places []place
+	rows   []store.ForwarderPlace
+}
+
+// gather takes the places that are due. The caller has the turn to write.
+func (m *Manager) gather(least time.Duration) (t taken) {
+	for _, f := range *m.running.Load() {
+		if p, ok := f.place.take(least); ok {
+			t.of, t.places, t.rows = append(t.of, f), append(t.places, p), append(t.rows, f.row(p))
+		}
+		if len(t.of) == ridePlaces {
+			break
+		}
+	}
+	return t
+}
+
+func (t *taken) wrote(err error) {
+	if err != nil {
+		return
+	}
+	for i, f := range t.of {
+		f.place.wrote(t.places[i])
+	}
+}
+
+// ride gives the log places to be written along with a commit.
+func (m *Manager) ride() (history.Change, func(error)) {
+	select {
+	case m.writing <- struct{}{}:
+	default:
+		return nil, nil
+	}
+	t := m.gather(placeEvery)
+	if len(t.of) == 0 {
+		<-m.writing
+		return nil, nil
+	}
+	write := func(ctx context.Context, tx *store.Tx) error { return tx.PutForwarderPlaces(ctx, t.rows) }
+	return write, func(err error) {
+		t.wrote(err)
+		<-m.writing
+	}
+}
+
+// lock waits for the turn to write places, unlock ends it.
+func (m *Manager) lock(ctx context.Context) error {
+	select {
+	case m.writing <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (m *Manager) unlock() { <-m.writing }
+
+// flush writes the places that are due by themselves.
+func (m *Manager) flush(ctx context.Context, least time.Duration) error {
+	for {
+		if err := m.lock(ctx); err != nil {
+			return err
+		}
+		t := m.gather(least)
+		if len(t.of) == 0 {
+			m.unlock()
+			return nil
+		}
+		err := m.parts.Store.Update(ctx, func(tx *store.Tx) error { return tx.PutForwarderPlaces(ctx, t.rows) })
+		t.wrote(err)
+		m.unlock()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// keepPlaces writes places that found no commit to ride along with, until ctx ends.
+func (m *Manager) keepPlaces(ctx context.Context) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.dirtied:
+		}
+		for wait := true; wait; {
+			timer.Reset(2 * placeEvery)
+			select {
+			case <-ctx.Done():
+				return
+			case <-timer.C:
+			}
+			bounded, cancel := context.WithTimeout(ctx, storeTimeout)
+			if err := m.flush(bounded, 2*placeEvery); err != nil && ctx.Err() == nil {
+				m.cfg.Logger.Debug("places of forwarders could not be written; they wait", "err", err)
+			}
+			cancel()
+			wait = m.anyDirty()
+		}
+	}
+}
+
+func (m *Manager) anyDirty() bool {
+	for _, f := range *m.running.Load() {
+		f.place.mu.Lock()
+		dirty := !f.place.dirty.IsZero() && !f.place.gone
+		f.place.mu.Unlock()
+		if dirty {
+			return true
+		}
+	}
+	return false
+}
+
+// enter sees to it that a kill from now on is known to have come when messages up to at, and
+// those that follow, may have been sent.
+func (f *forwarder) enter(ctx context.Context, at signalbox.Position) error {
+	if f.place.covers(at) {
+		return nil
+	}
+	f.moved(func(now *place) { now.flowing = true })
+	return f.write(ctx, nil)
+}
+
+// errThere says that what was to be stored is stored already.
+var errThere = errors.New("it is stored already")
+
+// write stores the place now, and what also adds.
+func (f *forwarder) write(ctx context.Context, also func(ctx context.Context, tx *store.Tx, p *place) error) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := f.m.lock(ctx); err != nil {
+		return err
+	}
+	defer f.m.unlock()
+	return f.m.parts.Store.Update(ctx, func(tx *store.Tx) error {
+		f.place.mu.Lock()
+		p, gone := f.place.now, f.place.gone
+		f.place.mu.Unlock()
+		if gone {
+			return notFound(f.name)
+		}
+		if also != nil {
+			if err := also(ctx, tx, &p); err != nil {
+				return err
+			}
+		}
+		f.place.mu.Lock()
+		f.place.hedge(p)
+		f.place.mu.Unlock()
+		tx.Then(func() { f.place.wrote(p) })
+		return tx.PutForwarderPlaces(ctx, []store.ForwarderPlace{f.row(p)})
+	})
+}
+
+// bury stores a message as a dead letter, and moves behind it: both or nothing. Everything before
+// it is settled.
+func (f *forwarder) bury(ctx context.Context, letter *store.DeadLetter) error {
+	letter.AtMicros = time.Now().UnixMicro()
+	most := f.m.cfg.MaxDeadLetters
+	err := f.write(ctx, func(ctx context.Context, tx *store.Tx, p *place) error {
+		if p.cursor >= letter.Position {
+			return errThere // of an attempt whose end was not known
+		}
+		id, err := tx.InsertDeadLetter(ctx, letter)
+		if err != nil {
+			return err
+		}
+		dropped, err := tx.TrimDeadLetters(ctx, f.name, most)
+		if err != nil {
+			return err
+		}
+		letter.ID, p.cursor, p.sent = id, letter.Position, max(p.sent, letter.Position)
+		to := *p
+		tx.Then(func() {
+			f.stats.Dead.Add(1 - dropped)
+			f.stats.Buried.Add(1)
+			f.moved(func(now *place) { now.cursor, now.sent = max(now.cursor, to.cursor), max(now.sent, to.sent) })
+		})
+		return nil
+	})
+	if errors.Is(err, errThere) {
+		return nil
+	}
+	return err
+}
+
+// nudge wakes whoever waits on c, now or next.
+func nudge(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

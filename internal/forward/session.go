@@ -1,0 +1,349 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"signalbox"
+)
+
+const (
+	// windowEntries and windowBytes bound what was sent and is not settled.
+	// TCP without acknowledgements settles what was written seconds ago, so much is under way with
+	// a fast receiver. None of it is in memory but 4 bytes a message.
+	windowEntries = 1 << 22
+	windowBytes   = 1 << 30
+	// keepQueue is how many of these are kept in memory when fewer are needed.
+	keepQueue = 1 << 16
+	// openSlack is what Open may take beyond the spec's timeout, for names that have several
+	// addresses and for handshakes.
+	openSlack = 30 * time.Second
+	// skipLogEvery is the least time between two lines of the log about what was given up.
+	skipLogEvery = time.Minute
+)
+
+// errStuck says that a receiver took messages and never said that it has them.
+var errStuck = errors.New("the receiver does not confirm what it was sent")
+
+// session is the time of one sink. All but take is of the engine's goroutine.
+type session struct {
+	l    *life
+	f    *forwarder
+	sink Sink
+	feed *feed
+
+	// settled is what the sink reported for messages of the log, played that for those of a job.
+	settled, played atomic.Uint64
+	playing         atomic.Bool // what the sink reports is of a job
+	closed          atomic.Bool
+	moved           chan struct{}
+
+	// handed is the last position given to the sink, scanned the one up to which the log was
+	// looked at and what is wanted was handed over.
+	handed, scanned signalbox.Position
+	// queue are the messages on their way from head on, each as how far it is behind the one before;
+	// base is where the one before head is. parts are the same in batches, bytes their size.
+	queue []uint32
+	head  int
+	base  signalbox.Position
+	parts []part
+	bytes int
+}
+
+// part is a batch of messages on their way.
+type part struct {
+	last signalbox.Position
+	size int
+}
+
+// left is how many messages are on their way.
+func (s *session) left() int { return len(s.queue) - s.head }
+
+// push notes messages that are about to be on their way.
+func (s *session) push(msgs []Message) (again, size int) {
+	if s.left() == 0 {
+		s.base = s.handed
+	}
+	for i := range msgs {
+		m := &msgs[i]
+		s.queue = append(s.queue, uint32(m.Position-s.handed)) //nolint:gosec // see give
+		s.handed = m.Position
+		size += len(m.Body) + len(m.Data)
+		if m.Redelivered {
+			again++
+		}
+	}
+	s.scanned = max(s.scanned, s.handed)
+	s.parts = append(s.parts, part{s.handed, size})
+	s.bytes += size
+	return again, size
+}
+
+// pop takes off what is settled up to at, and says how many messages that was.
+func (s *session) pop(at signalbox.Position) (n int) {
+	for s.head < len(s.queue) && s.base+signalbox.Position(s.queue[s.head]) <= at {
+		s.base += signalbox.Position(s.queue[s.head])
+		s.head++
+		n++
+	}
+	done := 0
+	for done < len(s.parts) && s.parts[done].last <= at {
+		s.bytes -= s.parts[done].size
+		done++
+	}
+	s.parts = s.parts[:copy(s.parts, s.parts[done:])]
+	switch {
+	case s.left() == 0 && cap(s.queue) > keepQueue:
+		s.queue, s.head = nil, 0
+	case s.left() == 0 || s.head > keepQueue && s.head > len(s.queue)/2:
+		s.queue, s.head = s.queue[:copy(s.queue, s.queue[s.head:])], 0
+	}
+	return n
+}
+
+// take hears from the sink, in any of its goroutines.
+func (s *session) take(p signalbox.Position) {
+	if s.closed.Load() {
+		return
+	}
+	to := &s.settled
+	if s.playing.Load() {
+		to = &s.played
+	}
+	for {
+		have := to.Load()
+		if uint64(p) <= have {
+			return
+		}
+		if to.CompareAndSwap(have, uint64(p)) {
+			nudge(s.moved)
+			return
+		}
+	}
+}
+
+// open connects.
+func (s *session) open(ctx context.Context) error {
+	l, f := s.l, s.f
+	bounded, cancel := ctx, context.CancelFunc(func() {})
+	if schemeOf(l.spec.To).is("tcp-listen") { // Open waits for receivers
+		f.well()
+		f.enters(StateListening)
+	} else {
+		bounded, cancel = context.WithTimeout(ctx, l.spec.Timeout+openSlack)
+	}
+	defer cancel()
+	sink, err := l.target.Open(bounded, s.take)
+	if err != nil {
+		return err
+	}
+	s.sink = sink
+	if l.opened {
+		f.stats.Reconnects.Add(1)
+	}
+	l.opened = true
+	return nil
+}
+
+// run sends until something goes wrong; without an error the sink is to be opened anew at once.
+func (s *session) run(ctx context.Context) error {
+	l, f := s.l, s.f
+	s.feed = l.begin(ctx, f.place.cursor(), f.mark, l.seq)
+	defer func() { s.feed.close() }()
+	s.pace()
+	for {
+		if f.job != nil {
+			if err := s.play(ctx); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case b, ok := <-s.feed.out:
+			if !ok {
+				return fmt.Errorf("the log cannot be read: %w", s.feed.err)
+			}
+			if err := s.send(ctx, b); err != nil {
+				return err
+			}
+			s.feed.used(b)
+		case f.job = <-f.jobs:
+		case <-s.sink.Broken():
+			if err := s.sink.Err(); err != nil {
+				return s.refusal(err)
+			}
+			return errors.New("the connection to the target ended")
+		case <-s.moved:
+		}
+		s.advance()
+		s.pace()
+	}
+}
+
+// pace notes whether the forwarder keeps up.
+func (s *session) pace() {
+	end := s.f.m.parts.Log.Committed()
+	state := StateFlowing
+	if end > s.scanned+catchingUp {
+		state = StateCatchingUp
+	}
+	s.f.enters(state)
+	if s.scanned >= end && s.left() == 0 {
+		s.fine() // connected, and nothing waits
+	}
+}
+
+// fine notes that the target does what it should.
+func (s *session) fine() {
+	if s.f.well() {
+		s.l.logger.Info("a forwarder's target takes messages again")
+	}
+}
+
+// advance moves the place to what is settled.
+func (s *session) advance() {
+	n := s.pop(min(signalbox.Position(s.settled.Load()), s.handed))
+	cursor := s.scanned
+	if s.left() > 0 {
+		cursor = s.base + signalbox.Position(s.queue[s.head]) - 1
+	}
+	if n > 0 {
+		s.f.stats.Settled.Add(int64(n))
+		s.l.failed = 0
+		s.fine()
+	}
+	if cursor > s.f.place.cursor() {
+		s.f.moved(func(now *place) { now.cursor = max(now.cursor, cursor) })
+	}
+}
+
+// send hands a batch over. Messages that are to become dead letters are taken out.
+func (s *session) send(ctx context.Context, b *batch) error {
+	for _, sk := range b.skips {
+		s.skip(&sk)
+	}
+	from := 0
+	for i := range b.msgs {
+		r := s.l.doomed[b.msgs[i].Position]
+		if r == nil && b.drafts[i].reason != "" {
+			r = &Refused{Position: b.msgs[i].Position, Reason: b.drafts[i].reason, Permanent: true}
+		}
+		if r == nil {
+			continue
+		}
+		if err := s.give(ctx, b.msgs[from:i]); err != nil {
+			return err
+		}
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+		if err := s.l.bury(ctx, &b.msgs[i], r); err != nil {
+			return fmt.Errorf("a dead letter cannot be stored: %w", err)
+		}
+		s.handed, s.scanned = max(s.handed, r.Position), max(s.scanned, r.Position)
+		s.f.mark = max(s.f.mark, r.Position)
+		from = i + 1
+	}
+	if err := s.give(ctx, b.msgs[from:]); err != nil {
+		return err
+	}
+	f := s.f
+	s.scanned, s.l.seq = max(s.scanned, b.scanned), b.seq
+	s.advance()
+	if s.left() >= f.m.limits.window || s.bytes >= windowBytes {
+		return s.flush(ctx)
+	}
+	return nil
+}
+
+// give hands messages to the sink, when it is on disk that they may have been sent.
+func (s *session) give(ctx context.Context, msgs []Message) error {
+	if len(msgs) == 0 {
+		return nil
+	}
+	last := msgs[len(msgs)-1].Position
+	if err := s.f.enter(ctx, last); err != nil {
+		return fmt.Errorf("the forwarder's place cannot be stored: %w", err)
+	}
+	if last-s.handed > math.MaxUint32 {
+		if err := s.flush(ctx); err != nil {
+			return err
+		}
+		s.handed = msgs[0].Position - 1
+	}
+	again, size := s.push(msgs)
+	s.f.mark = max(s.f.mark, last)
+	s.f.stats.Sent.Add(int64(len(msgs)))
+	s.f.stats.Redelivered.Add(int64(again))
+	s.f.stats.Bytes.Add(int64(size))
+	return s.refusal(s.sink.Send(ctx, msgs))
+}
+
+// refusal takes it that everything before a refused message is settled.
+func (s *session) refusal(err error) error {
+	if r, ok := errors.AsType[*Refused](err); ok && !s.playing.Load() && r.Position > 0 && r.Position <= s.handed {
+		s.take(r.Position - 1)
+	}
+	return err
+}
+
+// flush waits until what was sent is settled.
+func (s *session) flush(ctx context.Context) error {
+	for s.advance(); s.left() > 0; s.advance() {
+		left := s.left()
+		bounded, cancel := context.WithTimeout(ctx, 2*s.l.spec.Timeout)
+		err := s.refusal(s.sink.Flush(bounded))
+		late := bounded.Err() != nil && ctx.Err() == nil
+		cancel()
+		if err == nil {
+			s.take(s.handed) // so it says
+			continue
+		}
+		if s.advance(); !late || s.left() == left {
+			if late {
+				err = errStuck
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// skip counts what was given up.
+func (s *session) skip(sk *skip) {
+	f := s.f
+	n := int64(sk.to - sk.from)
+	// What was given up before and is not behind the place yet is met again after a fault.
+	if had := &f.gaveUp; had.from <= sk.to && sk.from <= had.to && had.to > 0 {
+		n -= int64(min(had.to, sk.to) - max(had.from, sk.from))
+		had.from, had.to = min(had.from, sk.from), max(had.to, sk.to)
+	} else {
+		*had = *sk
+	}
+	s.scanned = max(s.scanned, sk.to)
+	if n > 0 {
+		f.stats.Skipped.Add(n)
+		f.tellSkipped(s.l.logger, n, sk.why)
+	}
+}
+
+// close ends the session: what is settled until the sink is closed counts.
+func (s *session) close(ctx context.Context) {
+	// To wait for TCP takes longer than to close it.
+	if ctx.Err() != nil && s.left() > 0 && (s.l.spec.Ack || !schemeOf(s.l.spec.To).lines()) {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopPatience)
+		_ = s.refusal(s.sink.Flush(last)) // what is not settled is sent again
+		cancel()
+	}
+	if err := s.sink.Close(); err != nil {
+		s.l.logger.Debug("a connection was not closed well", "err", Scrub(err.Error(), &s.l.spec))
+	}
+	s.closed.Store(true)
+	s.advance()
+	s.f.moved(func(now *place) { now.flowing, now.sent = false, max(now.sent, s.f.mark) })
+}
