@@ -193,7 +193,7 @@ func (l *liveHub) addForwarder(ctx context.Context, to string, ack bool) error {
 
 // forward measures one load.
 func (b *bencher) forward(ctx context.Context, n int, rate float64, udp bool) (values []Value, err error) {
-	l, err := b.startLive(ctx, n, "admin", "SIGNALBOX_FORWARD_ALLOW=127.0.0.0/8")
+	l, err := b.startLive(ctx, n, "admin", false, "SIGNALBOX_FORWARD_ALLOW=127.0.0.0/8")
 	if err != nil {
 		return nil, err
 	}
@@ -332,7 +332,7 @@ func (r *receiver) values(messages int64, late time.Duration) []Value {
 
 // forwardAway measures what a receiver gets that goes in the middle and comes back.
 func (b *bencher) forwardAway(ctx context.Context, n int, rate float64, gone time.Duration) (values []Value, err error) {
-	l, err := b.startLive(ctx, n, "admin", "SIGNALBOX_FORWARD_ALLOW=127.0.0.0/8")
+	l, err := b.startLive(ctx, n, "admin", false, "SIGNALBOX_FORWARD_ALLOW=127.0.0.0/8")
 	if err != nil {
 		return nil, err
 	}
