@@ -111,8 +111,7 @@ func during(ctx context.Context, load func(ctx context.Context) error, measure f
 	values, err := measure()
 	if err != nil {
 		cancel()
-		<-ended // what ended it is known
-		return nil, err
+		return nil, errors.Join(err, <-ended)
 	}
 	return values, <-ended
 }

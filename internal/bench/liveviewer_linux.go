@@ -53,8 +53,7 @@ func watch(ctx context.Context, address, token string, n int, latency *sim.Histo
 	for range n {
 		conn, rest, _, err := dialer.Dial(ctx, "ws://"+address+"/api/v1/stream?"+query.Encode())
 		if err != nil {
-			v.close()
-			return nil, fmt.Errorf("watch the live stream: %w", err)
+			return nil, errors.Join(fmt.Errorf("watch the live stream: %w", err), v.close())
 		}
 		one := &viewer{conn: conn}
 		if rest != nil {
@@ -69,7 +68,7 @@ func watch(ctx context.Context, address, token string, n int, latency *sim.Histo
 func (v *viewers) read(stalled int) {
 	for _, one := range v.list[stalled:] {
 		v.reading.Go(func() {
-			if err := one.read(v.latency); err != nil && !errors.Is(err, net.ErrClosed) {
+			if err := one.read(v.latency); !errors.Is(err, net.ErrClosed) {
 				v.err.CompareAndSwap(nil, &err)
 			}
 		})
@@ -97,7 +96,7 @@ func (v *viewers) sum() (frames, size, missed int64) {
 	return frames, size, missed
 }
 
-// read reads until the connection ends.
+// read reads until the connection ends, and gives the error that ended it.
 func (o *viewer) read(latency *sim.Histogram) error {
 	buf := make([]byte, viewerBuffer)
 	have := copy(buf, o.rest)

@@ -178,12 +178,12 @@ func (s *speaker5) publish(ctx context.Context, o *outgoing) error {
 // for; without one it calls nil.
 type unasked struct{}
 
-// Authenticate implements paho.Auther: the broker gets back what it said, without data.
+// Authenticate gives the broker back what it said, without data.
 func (unasked) Authenticate(a *paho.Auth) *paho.Auth {
 	return &paho.Auth{ReasonCode: a.ReasonCode, Properties: &paho.AuthProperties{AuthMethod: a.Properties.AuthMethod}}
 }
 
-// Authenticated implements paho.Auther.
+// Authenticated is nothing that was waited for.
 func (unasked) Authenticated() {}
 
 // pinger tells why it ended the connection.
