@@ -195,8 +195,12 @@ func (b *bencher) liveFanout(ctx context.Context, n int) error {
 		r.add(row, runs[row]...)
 	}
 	most := max(r.get(hubRow, "delivered"), r.get(fullRow, "delivered"))
-	r.goal("fanout: most delivered against the plain loop, a write a message", 100*most/r.get(plainRow, "delivered"), 50, true, "%")
-	r.goal("fanout: most delivered against the plain loop in writes as large", 100*most/r.get(blockRow, "delivered"), 50, true, "%")
+	if full := r.get(fullRow, "delivered"); full > 0.95*float64(crowd*n*fanoutViewers) {
+		r.note("fanout: all that so few devices offer was delivered, so the most is not known, nor compared with the plain loop.")
+	} else {
+		r.goal("fanout: most delivered against the plain loop, a write a message", 100*most/r.get(plainRow, "delivered"), 50, true, "%")
+		r.goal("fanout: most delivered against the plain loop in writes as large", 100*most/r.get(blockRow, "delivered"), 50, true, "%")
+	}
 	r.note("fanout: %d devices, one message a second each, then %d, to %d viewers over WebSocket that see everything: %s deliveries/s offered, then %s. per core: deliveries a second of the process's CPU time. "+
 		"plain: a process that writes the same frames, taken from the hub's stream, to as many sockets, read by the same readers. write: bytes a system call to write, those of the database included.",
 		n, crowd, fanoutViewers, format(float64(n*fanoutViewers)), format(float64(crowd*n*fanoutViewers)))
@@ -290,6 +294,10 @@ func (b *bencher) liveLatency(ctx context.Context, n int) (err error) {
 	r.add(beside, runs[beside]...)
 	r.goal("latency: device to viewer, p99", r.get(alone, "p99"), 10, false, "ms")
 	for _, what := range []string{"p99", "saved p99"} {
+		if b.Runs == 1 {
+			r.note("latency: one run has no spread: what stalled viewers change is not judged.")
+			break
+		}
 		var all []float64
 		for _, values := range runs[alone] {
 			i := slices.IndexFunc(values, func(v Value) bool { return v.Name == what })

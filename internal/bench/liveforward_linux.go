@@ -21,8 +21,8 @@ import (
 
 const (
 	forwardRate = 50_000
-	// away is how long a receiver is not there; with a short Duration, as in tests, no longer than that.
-	away = time.Minute
+	// away is how long a receiver is not there, but no longer than awayLoads loads.
+	away, awayLoads = time.Minute, 6
 	// catchUp is how long a forwarder may take for what has gathered.
 	catchUp = 10 * time.Minute
 )
@@ -51,10 +51,7 @@ func (b *bencher) liveForward(ctx context.Context) error {
 	}
 	b.report.add(tcpRow, runs[tcpRow]...)
 	b.report.add(udpRow, runs[udpRow]...)
-	gone := away
-	if b.Duration < time.Second {
-		gone = b.Duration
-	}
+	gone := min(away, awayLoads*b.Duration)
 	b.Logger.Info("measuring a receiver that is away", "for", gone)
 	values, err := b.forwardAway(ctx, n, rate, gone)
 	if err != nil {

@@ -151,7 +151,7 @@ func (o *viewer) take(b []byte, latency *sim.Histogram) (used int, err error) {
 				return used, err
 			}
 		case op == 8:
-			return used, fmt.Errorf("the hub closed it: %q", payload)
+			return used, fmt.Errorf("the hub closed it: %s", payload[min(2, len(payload)):])
 		}
 	}
 }
