@@ -168,7 +168,7 @@ func New(cfg Config) http.Handler {
 		},
 		Formats:       maps.Clone(huma.DefaultFormats),
 		DefaultFormat: "application/json",
-		Transformers:  []huma.Transformer{humaProblem},
+		Transformers:  []huma.Transformer{s.humaProblem},
 	})
 	s.api.UseMiddleware(func(ctx huma.Context, next func(huma.Context)) { next(plainContext{ctx}) })
 	s.registerDevices()

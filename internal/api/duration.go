@@ -18,6 +18,9 @@ const durationWords = "allowed are durations such as 500ms, 30s, 10m, 24h, 7d, 1
 // by ISO 8601, "PT30S" and "P7D".
 type Duration time.Duration
 
+// durationPattern lets through all that parseDuration reads, and little else.
+const durationPattern = `^(0|P[0-9WDTHMS.,]+|(\d{1,6}w)?(\d{1,6}d)?((\d+(\.\d*)?|\.\d+)(ns|us|µs|μs|ms|s|m|h))*)$`
+
 // UnmarshalJSON reads a duration; null is 0.
 func (d *Duration) UnmarshalJSON(b []byte) error {
 	if string(b) == "null" {
@@ -38,7 +41,10 @@ func (d *Duration) UnmarshalJSON(b []byte) error {
 
 // Schema implements huma.SchemaProvider.
 func (Duration) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Type: huma.TypeString, Description: "A duration such as 500ms, 30s, 10m, 24h or 7d; ISO 8601 (PT30S, P7D) will do.", Examples: []any{"30s"}}
+	return &huma.Schema{
+		Type: huma.TypeString, Pattern: durationPattern, PatternDescription: "a duration such as 500ms, 30s, 10m, 24h, 7d, 1h30m or PT30S",
+		Description: "A duration such as 500ms, 30s, 10m, 24h or 7d; ISO 8601 (PT30S, P7D) will do.", Examples: []any{"30s"},
+	}
 }
 
 var (

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"net/netip"
+	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
@@ -150,6 +151,9 @@ func (m *ForwarderMembers) apply(spec *forward.Spec) error {
 	if m.To.set && forward.HidesSecret(m.To.value) {
 		return signalbox.Errorf(signalbox.KindInvalid, "invalid_target", "to holds ***, which stands for what the hub does not show; give the whole URL, or leave to out to keep it")
 	}
+	if err := m.keepsSecrets(spec); err != nil {
+		return err
+	}
 	if m.Allow.set {
 		networks, err := networksOf(m.Allow.value)
 		if err != nil {
@@ -190,6 +194,35 @@ func (m *ForwarderMembers) apply(spec *forward.Spec) error {
 	m.Bearer.to(&spec.Secrets.Bearer)
 	m.Secret.to(&spec.Secrets.HMAC)
 	return nil
+}
+
+// keepsSecrets refuses to take secrets along to another receiver: who may change where a forwarder
+// sends to could have them sent to himself, though they are never shown.
+func (m *ForwarderMembers) keepsSecrets(spec *forward.Spec) error {
+	if !m.To.set || spec.To == "" || receiverOf(m.To.value) == receiverOf(spec.To) {
+		return nil
+	}
+	var missing []string
+	if spec.Secrets.Password != "" && !m.Password.set {
+		missing = append(missing, "password")
+	}
+	if spec.Secrets.Bearer != "" && !m.Bearer.set {
+		missing = append(missing, "bearer")
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	return signalbox.Errorf(signalbox.KindInvalid, "secrets_needed",
+		"to leads to another receiver, which does not get the secrets of the old one; give %s anew, or null", strings.Join(missing, " and "))
+}
+
+// receiverOf is what must stay the same of a URL for secrets to go there.
+func receiverOf(to string) string {
+	u, err := url.Parse(to)
+	if err != nil {
+		return ""
+	}
+	return strings.ToLower(u.Scheme + "://" + u.Host)
 }
 
 // spanText writes a duration as parseDuration reads it.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -137,7 +136,7 @@ func writeProblem(w http.ResponseWriter, p *Problem) {
 }
 
 // humaProblem is the transformer that turns huma's own errors into problems.
-func humaProblem(_ huma.Context, _ string, v any) (any, error) {
+func (s *server) humaProblem(ctx huma.Context, _ string, v any) (any, error) {
 	m, ok := v.(*huma.ErrorModel)
 	if !ok {
 		return v, nil
@@ -152,28 +151,18 @@ func humaProblem(_ huma.Context, _ string, v any) (any, error) {
 		if e == nil {
 			continue
 		}
-		message := plain(e)
+		message := s.worded(ctx.Operation(), e)
 		p.Errors = append(p.Errors, ProblemItem{Location: e.Location, Message: message})
-		if e.Location != "" {
-			message = e.Location + ": " + message
-		}
 		words = append(words, message)
 	}
-	if len(words) > 0 {
-		p.Detail += ": " + strings.Join(words, "; ")
+	switch all := strings.Join(words, "; "); {
+	case all == "":
+	case m.Detail == "validation failed":
+		p.Detail = all
+	default:
+		p.Detail += ": " + all
 	}
 	return p, nil
-}
-
-// plain words what huma says of one part of the input. Of the values themselves, which may
-// be passwords, it repeats only those that should have been one of a few words.
-func plain(e *huma.ErrorDetail) string {
-	allowed, ok := strings.CutPrefix(e.Message, `expected value to be one of "`)
-	given, isText := e.Value.(string)
-	if !ok || !isText {
-		return e.Message
-	}
-	return fmt.Sprintf("%q is not allowed here; allowed are %s", short(given), list(strings.Split(strings.TrimSuffix(allowed, `"`), ", ")))
 }
 
 // humaStatus makes one code of the two that huma has for wrong input.

@@ -75,6 +75,8 @@ func valueProblem(p *huma.Param, values []string) string {
 		if values[0] == "" {
 			return ""
 		}
+	} else if slices.Contains(values, "") && len(schema.Items.Enum) == 0 {
+		return p.Name + " is empty; give it a value, or leave it out"
 	}
 	if schema.Type == huma.TypeArray {
 		schema = schema.Items
@@ -85,6 +87,10 @@ func valueProblem(p *huma.Param, values []string) string {
 			allowed := words(schema.Enum)
 			if !slices.Contains(allowed, v) {
 				return fmt.Sprintf("%s is %q; allowed are %s", p.Name, short(v), list(allowed))
+			}
+		case schema.Type == huma.TypeBoolean:
+			if _, err := strconv.ParseBool(v); err != nil {
+				return fmt.Sprintf("%s is %q; allowed are true and false", p.Name, short(v))
 			}
 		case schema.Type == huma.TypeInteger:
 			n, err := strconv.ParseInt(v, 10, 64)

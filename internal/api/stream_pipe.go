@@ -56,6 +56,11 @@ type pipe interface {
 
 // newPipe gives the pipe that r asks for, or why it cannot have it.
 func (s *server) newPipe(w http.ResponseWriter, r *http.Request) (pipe, error) {
+	if r.Method == http.MethodHead {
+		// It would get nothing, and hold its place for as long as its connection is kept.
+		w.Header().Set("Allow", http.MethodGet)
+		return nil, newProblem(http.StatusMethodNotAllowed, "method_not_allowed", "a stream has no end, and so no HEAD; allowed is GET")
+	}
 	if !wantsSocket(r) {
 		return s.newEventStream(w, r), nil
 	}

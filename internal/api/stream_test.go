@@ -163,6 +163,24 @@ func TestStream(t *testing.T) {
 	}
 }
 
+// TestStreamHead holds that a question for the head alone is no viewer.
+func TestStreamHead(t *testing.T) {
+	h := newHub(t, nil)
+	server := httptest.NewServer(h.handler)
+	t.Cleanup(server.Close)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodHead, server.URL+v1+"/stream", nil)
+	must(t, err)
+	req.Header.Set("Authorization", "Bearer "+h.tokens["read"])
+	resp, err := server.Client().Do(req)
+	must(t, err)
+	_ = resp.Body.Close()
+	if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != http.MethodGet {
+		t.Errorf("the answer is %s, allowed %q", resp.Status, resp.Header.Get("Allow"))
+	}
+}
+
 func TestStreamRefusals(t *testing.T) {
 	h := newHub(t, nil)
 	h.add(t, "esp01", "box")

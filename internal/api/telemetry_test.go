@@ -53,14 +53,14 @@ func TestTelemetryQuestions(t *testing.T) {
 	h := aDay(t)
 	one := v1 + "/devices/box1/telemetry"
 	run(t, h, []scenario{
-		{name: "a range of chosen fields", method: "GET", url: one + "?fields=in.hum,temp&from=2024-05-01T12:05:00Z&to=2024-05-01T12:07:00Z&order=asc&format=ndjson", as: "read", status: 200, want: []string{`"object":{"in.hum":45,"temp":25.5}}`, `"object":{"in.hum":46,"temp":26.5}}`}, not: []string{"status", "47"}},
+		{name: "a range of chosen fields", method: "GET", url: one + "?fields=in.hum,temp&from=2024-05-01T12:05:00Z&to=2024-05-01T12:07:00Z&order=asc&format=ndjson", as: "read", status: 200, want: []string{`"object":{"in.hum":45,"temp":25.5}}`, `"object":{"in.hum":46,"temp":26.5}}`}, not: []string{"status", `"in.hum":47`}},
 		{name: "a range of whole objects", method: "GET", url: one + "?from=2024-05-01T12:05:00Z&to=2024-05-01T12:06:00Z", as: "read", status: 200, want: []string{`"object":{"type":"telemetry","temp":25.5,"in":{"hum":45},"status":"ok"}`}},
-		{name: "as of a time", method: "GET", url: one + "?at=2024-05-01T12:05:59.999Z", as: "read", status: 200, want: []string{`"time":"2024-05-01T12:05:00.000Z"`, `"hum":45`}, not: []string{`"next"`, "12:06", "12:04"}},
+		{name: "as of a time", method: "GET", url: one + "?at=2024-05-01T12:05:59.999Z", as: "read", status: 200, want: []string{`"time":"2024-05-01T12:05:00.000Z"`, `"hum":45`}, not: []string{`"next"`, "2024-05-01T12:06", "2024-05-01T12:04"}},
 		{name: "as of the time of a message", method: "GET", url: one + "?at=2024-05-01T12:05:00Z&fields=in.hum", as: "read", status: 200, want: []string{`"object":{"in.hum":45}`}},
 		{name: "as of the millisecond of a message", method: "GET", url: v1 + "/devices/" + url.PathEscape("станция") + "/telemetry?at=2024-05-01T12:30:00.001Z", as: "read", status: 200, want: []string{`"wind":1e3`}},
 		{name: "as of long ago", method: "GET", url: one + "?at=1970-01-01T00:00:00Z", as: "read", status: 200, want: []string{`{"items":[]}`}},
 		{name: "as of now, as CSV", method: "GET", url: one + "?at=2030-01-01T00:00:00Z&format=csv&fields=temp", as: "read", status: 200, want: []string{"time,received,position,temp\n2024-05-01T12:59:00.000Z,", ",29.5\n"}},
-		{name: "row 0", method: "GET", url: one + "?row=0&limit=2&fields=in.hum", as: "read", status: 200, want: []string{`{"in.hum":40}`, `{"in.hum":41}`, `"next":"`}, not: []string{"42"}},
+		{name: "row 0", method: "GET", url: one + "?row=0&limit=2&fields=in.hum", as: "read", status: 200, want: []string{`{"in.hum":40}`, `{"in.hum":41}`, `"next":"`}, not: []string{`"in.hum":42`}},
 		{name: "the last rows", method: "GET", url: one + "?row=58&limit=10&format=csv&fields=in.hum", as: "read", status: 200, want: []string{",98\n", ",99\n"}, not: []string{",97\n"}, heads: map[string]string{"Signalbox-Next": ""}},
 		{name: "behind the last row", method: "GET", url: one + "?row=60", as: "read", status: 200, want: []string{`{"items":[]}`}},
 		{name: "far behind the last row", method: "GET", url: one + "?row=9223372036854775807", as: "read", status: 200, want: []string{`{"items":[]}`}},

@@ -3,14 +3,18 @@ package app
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"signalbox"
 	"signalbox/internal/forward"
+	"signalbox/internal/forward/target"
 )
 
 // ForwardConfig is what goes on to other computers.
@@ -86,12 +90,16 @@ func parseForwarders(value any) ([]ForwarderConfig, error) {
 		if !ok {
 			return nil, fmt.Errorf("forwarder %d is no section with name and to", i+1)
 		}
+		which := fmt.Sprintf("forwarder %d", i+1)
+		if name, ok := fields["name"].(string); ok && name != "" {
+			which = fmt.Sprintf("the forwarder %.64q", name)
+		}
 		f, err := parseForwarder(fields)
 		if err != nil {
-			return nil, fmt.Errorf("forwarder %d: %s", i+1, forward.Scrub(err.Error(), &f.Spec))
+			return nil, wholeFault(which + ": " + forward.Scrub(err.Error(), &f.Spec))
 		}
 		if names[f.Name] {
-			return nil, fmt.Errorf("forwarder %d: there is one named %q already", i+1, f.Name)
+			return nil, wholeFault(fmt.Sprintf("forwarder %d: there is one named %q already; names are unique", i+1, f.Name))
 		}
 		names[f.Name] = true
 		all = append(all, f)
@@ -101,19 +109,8 @@ func parseForwarders(value any) ([]ForwarderConfig, error) {
 
 // parseForwarder reads one forwarder. With an error it gives what was read so far.
 func parseForwarder(fields map[string]any) (f ForwarderConfig, err error) {
-	setters := forwarderSetters(&f)
-	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		set := setters[key]
-		if set == nil {
-			known := slices.Sorted(maps.Keys(setters))
-			if near := Nearest(key, known); near != "" {
-				return f, fmt.Errorf("there is no key %q; the nearest is %q", key, near)
-			}
-			return f, fmt.Errorf("there is no key %q; a forwarder has %s", key, strings.Join(known, ", "))
-		}
-		if err := set(fields[key]); err != nil {
-			return f, fmt.Errorf("%s is wrong: %w", key, err)
-		}
+	if err := readMembers("", "a forwarder", fields, forwarderMembers(&f)); err != nil {
+		return f, err
 	}
 	for _, s := range f.secretFiles() {
 		if s.file != "" && *s.secret != "" {
@@ -173,31 +170,121 @@ func (f *ForwarderConfig) spec() (forward.Spec, error) {
 	return whole.Spec, nil
 }
 
-// forwarderSetters gives what reads each key of a forwarder.
-func forwarderSetters(f *ForwarderConfig) map[string]func(any) error {
-	spec := &f.Spec
-	whole := func(at *int, low, high int) func(any) error {
-		return func(v any) (err error) { *at, err = numberOf(v, low, high); return err }
+// specs gives the forwarders with the secrets out of their files, or what is wrong with the first
+// that cannot work.
+func (c *ForwardConfig) specs() ([]forward.Spec, error) {
+	all := make([]forward.Spec, 0, len(c.Forwarders))
+	for i := range c.Forwarders {
+		spec, err := c.Forwarders[i].spec()
+		if err != nil {
+			return nil, err
+		}
+		made, err := target.New(&spec, true, c.Allow, "/signalbox", slog.New(slog.DiscardHandler))
+		if err != nil {
+			return nil, fmt.Errorf("the forwarder %q: %s", spec.Name, forward.Scrub(err.Error(), &spec))
+		}
+		if err := made.Close(); err != nil {
+			return nil, fmt.Errorf("the forwarder %q: %s", spec.Name, forward.Scrub(err.Error(), &spec))
+		}
+		all = append(all, spec)
 	}
-	setters := map[string]func(any) error{
-		"qos": func(v any) error {
-			n, err := numberOf(v, 0, 2)
-			spec.QoS = uint8(n) //nolint:gosec // 0 to 2
+	return all, nil
+}
+
+// CheckForwarders tells whether the forwarders of the configuration can work on this machine: the
+// files of their secrets are there, and their targets can be made. Nothing is connected.
+func (l *LoadedConfig) CheckForwarders() error {
+	if _, err := l.Config.Forward.specs(); err != nil {
+		return signalbox.Errorf(signalbox.KindInvalid, "config", "%s: forward.forwarders: %s", l.From["forward.forwarders"], err)
+	}
+	return nil
+}
+
+// A wholeFault says which part of a value is wrong, and what is allowed there: nothing is added.
+type wholeFault string
+
+// Error gives the sentence.
+func (f wholeFault) Error() string { return string(f) }
+
+// memberReader reads the member of this name; its error is a whole sentence.
+type memberReader func(name string, value any) error
+
+// member reads what parse takes; allowed ends the sentence «allowed is …».
+func member[T any](at *T, allowed string, parse func(any) (T, error)) memberReader {
+	return func(name string, value any) error {
+		read, err := parse(value)
+		if err != nil {
+			return fmt.Errorf("%s is %s: %w; allowed is %s", name, memberText(value), err, allowed)
+		}
+		*at = read
+		return nil
+	}
+}
+
+// memberText spells a member that is wrong.
+func memberText(value any) string {
+	switch v := value.(type) {
+	case nil:
+		return "(nothing)"
+	case string:
+		return fmt.Sprintf("%.100q", v)
+	case []any:
+		return "a list"
+	default:
+		return "a section"
+	}
+}
+
+// readMembers reads the members of a forwarder, or of a section of it, whose name prefix begins with.
+func readMembers(prefix, what string, fields map[string]any, readers map[string]memberReader) error {
+	known := slices.Sorted(maps.Keys(readers))
+	for _, key := range slices.Sorted(maps.Keys(fields)) {
+		read := readers[key]
+		if read == nil {
+			if near := Nearest(key, known); near != "" {
+				return fmt.Errorf("there is no key %q; the nearest is %q", prefix+key, prefix+near)
+			}
+			return fmt.Errorf("there is no key %q; %s has %s", prefix+key, what, strings.Join(known, ", "))
+		}
+		if err := read(prefix+key, fields[key]); err != nil {
 			return err
-		},
-		"parallel": whole(&spec.Parallel, 1, 64), "attempts": whole(&spec.Attempts, -1, 1_000_000),
-		"allow": func(v any) error {
+		}
+	}
+	return nil
+}
+
+// forwarderMembers gives what reads each key of a forwarder.
+func forwarderMembers(f *ForwarderConfig) map[string]memberReader {
+	spec := &f.Spec
+	whole := func(at *int, low, high int) memberReader {
+		return member(at, fmt.Sprintf("a whole number from %d to %s", low, grouped(high)), func(v any) (int, error) { return numberOf(v, low, high) })
+	}
+	readers := map[string]memberReader{
+		"qos": member(&spec.QoS, "0, 1 or 2", func(v any) (uint8, error) {
+			n, err := numberOf(v, 0, 2)
+			return uint8(n), err //nolint:gosec // 0 to 2
+		}),
+		"parallel": whole(&spec.Parallel, 1, 64),
+		"attempts": member(&spec.Attempts, "a whole number from 1 to 1,000,000, or -1 for tries without end", func(v any) (int, error) {
+			n, err := numberOf(v, -1, 1_000_000)
+			if err == nil && n == 0 {
+				err = errors.New("that is no try at all")
+			}
+			return n, err
+		}),
+		"allow": member(&spec.Allow, "a list of addresses and networks, such as [127.0.0.1, 10.0.0.0/8]", func(v any) ([]netip.Prefix, error) {
 			var scratch Config
 			err := networks("allow", func(c *Config) *[]netip.Prefix { return &c.Forward.Allow }).set(&scratch, v)
-			spec.Allow = scratch.Forward.Allow
-			return err
-		},
-		"queue": sectionOf("queue", map[string]func(any) error{
-			"max_entries": whole(&spec.Queue.MaxEntries, 1, 2_000_000_000), "max_age": durationAt(&spec.Queue.MaxAge),
+			return scratch.Forward.Allow, err
 		}),
-		"backoff": sectionOf("backoff", map[string]func(any) error{"min": durationAt(&spec.Backoff.Min), "max": durationAt(&spec.Backoff.Max)}),
-		"tls":     sectionOf("tls", map[string]func(any) error{"ca": textAt(&spec.TLS.CA), "cert": textAt(&spec.TLS.Cert), "key": textAt(&spec.TLS.Key)}),
-		"timeout": durationAt(&spec.Timeout),
+		"queue": sectionOf(map[string]memberReader{
+			"max_entries": whole(&spec.Queue.MaxEntries, 1, 2_000_000_000), "max_age": span(&spec.Queue.MaxAge, time.Second, 36500*day),
+		}),
+		"backoff": sectionOf(map[string]memberReader{
+			"min": span(&spec.Backoff.Min, 10*time.Millisecond, time.Hour), "max": span(&spec.Backoff.Max, 10*time.Millisecond, day),
+		}),
+		"tls":     sectionOf(map[string]memberReader{"ca": textMember(&spec.TLS.CA), "cert": textMember(&spec.TLS.Cert), "key": textMember(&spec.TLS.Key)}),
+		"timeout": span(&spec.Timeout, 100*time.Millisecond, 10*time.Minute),
 	}
 	for key, at := range map[string]*string{
 		"name": &spec.Name, "to": &spec.To, "format": &spec.Format, "template": &spec.Template, "field": &spec.Field, "topic": &spec.Topic,
@@ -205,42 +292,47 @@ func forwarderSetters(f *ForwarderConfig) map[string]func(any) error {
 		"password": &spec.Secrets.Password, "bearer": &spec.Secrets.Bearer, "secret": &spec.Secrets.HMAC,
 		"password_file": &f.PasswordFile, "bearer_file": &f.BearerFile, "secret_file": &f.SecretFile,
 	} {
-		setters[key] = textAt(at)
+		readers[key] = textMember(at)
 	}
 	for key, at := range map[string]*[]string{"devices": &spec.Devices, "types": &spec.Types, "kinds": &spec.Kinds, "fields": &spec.Fields} {
-		setters[key] = func(v any) (err error) { *at, err = texts(v); return err }
+		readers[key] = member(at, "a list, such as [a, b]", texts)
 	}
 	for key, at := range map[string]*bool{"ack": &spec.Ack, "retain": &spec.Retain, "sequence": &spec.Sequence, "paused": &spec.Paused} {
-		setters[key] = func(v any) (err error) { *at, err = truthOf(v); return err }
+		readers[key] = member(at, "true or false", truthOf)
 	}
-	return setters
+	return readers
 }
 
-func textAt(at *string) func(any) error {
-	return func(v any) (err error) { *at, err = scalar(v); return err }
-}
+// textMember never spells what was given: only lists and sections are wrong, and nothing.
+func textMember(at *string) memberReader { return member(at, "one text", scalar) }
 
-func durationAt(at *time.Duration) func(any) error {
-	return func(v any) (err error) { *at, err = durationOf(v); return err }
+func span(at *time.Duration, low, high time.Duration) memberReader {
+	allowed := fmt.Sprintf("a duration from %s to %s, such as 500ms, 10s or 2d", FormatDuration(low), FormatDuration(high))
+	return member(at, allowed, func(v any) (time.Duration, error) {
+		d, err := durationOf(v)
+		if err == nil {
+			err = inRange(d, low, high)
+		}
+		return d, err
+	})
 }
 
 // sectionOf reads a section of a forwarder.
-func sectionOf(name string, setters map[string]func(any) error) func(any) error {
-	known := strings.Join(slices.Sorted(maps.Keys(setters)), ", ")
-	return func(value any) error {
+func sectionOf(readers map[string]memberReader) memberReader {
+	return func(name string, value any) error {
 		fields, ok := value.(map[string]any)
 		if !ok {
-			return errors.New("it is no section with " + known)
+			return fmt.Errorf("%s is %s; allowed is a section with %s", name, memberText(value), strings.Join(slices.Sorted(maps.Keys(readers)), ", "))
 		}
-		for _, key := range slices.Sorted(maps.Keys(fields)) {
-			set := setters[key]
-			if set == nil {
-				return fmt.Errorf("there is no key %q; %s has %s", key, name, known)
-			}
-			if err := set(fields[key]); err != nil {
-				return fmt.Errorf("%s is wrong: %w", key, err)
-			}
-		}
-		return nil
+		return readMembers(name+".", name, fields, readers)
 	}
+}
+
+// grouped writes a number with commas.
+func grouped(n int) string {
+	text := strconv.Itoa(n)
+	for at := len(text) - 3; at > 0; at -= 3 {
+		text = text[:at] + "," + text[at:]
+	}
+	return text
 }

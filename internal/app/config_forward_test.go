@@ -79,22 +79,26 @@ func TestForwardFaults(t *testing.T) {
 		"forwarders: [{name: x, to: 'tcp://h:1', zzzzzzzzzzzz: 1}]":                                "a forwarder has ack",
 		"forwarders: [{to: 'tcp://h:1'}]":                                                          "forwarder name",
 		"forwarders: [{name: x}]":                                                                  "no target",
-		"forwarders: [{name: x, to: [a]}]":                                                         "to is wrong",
+		"forwarders: [{name: x, to: [a]}]":                                                         `the forwarder "x": to is a list`,
 		"forwarders: [{name: x, to: 'ftp://h/?key=s3cret'}]":                                       "scheme",
 		"forwarders: [{name: x, to: 'tcp://h:1'}, {name: x, to: 'tcp://h:2'}]":                     "already",
 		"forwarders: [{name: x, to: 'tcp://h:1', queue: 5}]":                                       "max_entries",
-		"forwarders: [{name: x, to: 'tcp://h:1', queue: {max: 5}}]":                                `no key "max"`,
+		"forwarders: [{name: x, to: 'tcp://h:1', queue: {max: 5}}]":                                `no key "queue.max"`,
 		"forwarders: [{name: x, to: 'tcp://h:1', queue: {max_age: 5}}]":                            "unit is missing",
 		"forwarders: [{name: x, to: 'tcp://h:1', ack: maybe}]":                                     "neither true nor false",
 		"forwarders: [{name: x, to: 'tcp://h:1', allow: [nowhere]}]":                               "neither an address",
-		"forwarders: [{name: x, to: 'mqtt://h', topic: t, qos: 3}]":                                "qos",
-		"forwarders: [{name: x, to: 'http://h', parallel: 65}]":                                    "too large",
+		"forwarders: [{name: x, to: 'mqtt://h', topic: t, qos: 3}]":                                `forward.forwarders: the forwarder "x": qos is "3": it is too large; allowed is 0, 1 or 2`,
+		"forwarders: [{name: x, to: 'http://h', parallel: 65}]":                                    `parallel is "65": it is too large; allowed is a whole number from 1 to 64`,
+		"forwarders: [{name: x, to: 'http://h', attempts: 0}]":                                     "-1 for tries without end",
+		"forwarders: [{name: x, to: 'tcp://h:1', queue: {max_entries: 0}}]":                        `queue.max_entries is "0": it is too small; allowed is a whole number from 1 to`,
+		"forwarders: [{name: x, to: 'tcp://h:1', queue: {max_age: 5x}}]":                           `queue.max_age is "5x": it is not a duration; allowed is a duration from 1s`,
+		"forwarders: [{name: x, to: 'tcp://h:1', timeout: 10}]":                                    `timeout is "10": the unit is missing; allowed is a duration from 100ms to 10m`,
 		"forwarders: [{name: x, to: 'http://h', secret: s3cret, secret_file: f}]":                  "exclude each other",
 		"forwarders: [{name: x, to: 'tcp://h:1', secret: s3cret}]":                                 "secret",
 		"forwarders: [{name: x, to: 'http://h', bearer: s3cret, username: u}]":                     "only one Authorization",
 		"forwarders: [{name: x, to: 'http://h?key=s3cret', format: template, template: '{nope}'}]": "no placeholder",
 		"forwarders: [{name: x, to: 'http://u:s3cret@h'}]":                                         "user or a password",
-		"forwarders: [{name: x, to: 'wss://h', tls: {ca: [1]}}]":                                   "tls is wrong",
+		"forwarders: [{name: x, to: 'wss://h', tls: {ca: [1]}}]":                                   "tls.ca is a list",
 		"forwarders: [{name: x, to: 'wss://h', tls: {cert: a.pem}}]":                               "belong together",
 		"forwarders: [{name: x, to: 'tcp://h:1', devices: [a, a]}]":                                "twice",
 		"max: 0":           "too small",
@@ -104,6 +108,9 @@ func TestForwardFaults(t *testing.T) {
 		_, err := LoadConfig(ConfigSources{File: writeConfig(t, "forward: {"+yaml+"}\n")})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s gave %v, which should say %q", yaml, err, want)
+		}
+		if err != nil && strings.Count(err.Error(), "allowed") > 1 {
+			t.Errorf("%s says twice what is allowed: %v", yaml, err)
 		}
 		if err != nil && strings.Contains(err.Error(), "s3cret") {
 			t.Errorf("%s shows the secret: %v", yaml, err)
@@ -125,5 +132,28 @@ func TestForwardSecretFiles(t *testing.T) {
 		if _, err := f.spec(); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "bearer_file of the forwarder hook") {
 			t.Errorf("%s gave %v, which should say %q", file, err, want)
 		}
+	}
+}
+
+// TestForwardersThatCannotWork: what the API refuses at once is refused of the file, too.
+func TestForwardersThatCannotWork(t *testing.T) {
+	for _, tt := range []struct{ name, forwarder, want string }{
+		{"open to the network", `{name: taps, to: "tcp-listen://0.0.0.0:9100"}`, "list in allow the networks"},
+		{"open to some", `{name: taps, to: "tcp-listen://0.0.0.0:9100", allow: [10.0.0.0/8]}`, ""},
+		{"a missing key", `{name: hook, to: "https://h/", secret_file: /nowhere/key}`, "secret_file of the forwarder hook"},
+		{"a missing password", `{name: b, to: "mqtt://h", topic: t, username: u, password_file: /nowhere/key}`, "password_file of the forwarder b"},
+		{"a missing CA", `{name: hook, to: "https://h/", tls: {ca: /nowhere/ca.pem}}`, "tls.ca"},
+		{"a private address", `{name: site, to: "tcp://10.0.0.7:9000"}`, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			loaded, err := LoadConfig(ConfigSources{File: writeConfig(t, "forward: {forwarders: ["+tt.forwarder+"]}\n")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = loaded.CheckForwarders()
+			if (err == nil) != (tt.want == "") || err != nil && !(strings.Contains(err.Error(), tt.want) && strings.Contains(err.Error(), ":1: forward.forwarders: ")) {
+				t.Errorf("it says %v, which should say %q", err, tt.want)
+			}
+		})
 	}
 }

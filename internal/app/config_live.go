@@ -5,6 +5,8 @@ type LiveConfig struct {
 	// Viewers bounds those who watch at a time, Resumes those of them who read history then.
 	Viewers int
 	Resumes int
+	// Choices bounds the different choices of fields or every that hear one device.
+	Choices int
 	// Queue bounds what waits for one viewer, Intake what waits to be told to any, in bytes.
 	Queue  int
 	Intake int
@@ -13,17 +15,19 @@ type LiveConfig struct {
 }
 
 func defaultLive() LiveConfig {
-	return LiveConfig{Viewers: 1000, Resumes: 4, Queue: 4 * mib, Intake: 32 * mib, Resume: 5_000_000}
+	return LiveConfig{Viewers: 1000, Resumes: 4, Choices: 32, Queue: 4 * mib, Intake: 32 * mib, Resume: 5_000_000}
 }
 
 func liveSettings() []setting {
 	return []setting{
 		number("live.viewers", func(c *Config) *int { return &c.Live.Viewers }, 1, 100_000).
 			means("How many may watch at the same time; one more is answered with 429."),
+		number("live.choices", func(c *Config) *int { return &c.Live.Choices }, 1, 10_000).
+			means("How many different choices of fields or every may hear the same device: each costs work for each message, for every 32 fields as much again. One more is answered with 429; those who choose the same count once."),
 		size("live.queue", func(c *Config) *int { return &c.Live.Queue }, 64*kib, gib).
 			means("How much may wait for one viewer. One that is slower is told how much it misses (lagged). Viewers of the same share what waits for them."),
 		size("live.intake", func(c *Config) *int { return &c.Live.Intake }, mib, 4*gib).
-			means("How much may wait to be given to viewers at all. What does not fit they are told of as missing; devices never wait."),
+			means("How much may wait to be given to viewers at all. What does not fit they get out of history, later; devices never wait."),
 		number("live.resume", func(c *Config) *int { return &c.Live.Resume }, 1, 1_000_000_000).
 			means("How many entries of the log behind its end a viewer that comes back may be. One that was away for longer is told so, and gets the present state."),
 		number("live.resumes", func(c *Config) *int { return &c.Live.Resumes }, 1, 256).

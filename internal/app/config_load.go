@@ -139,6 +139,9 @@ func set(c *Config, g given) error {
 		return fmt.Errorf("%s: %s", g.from, noSuchKey(g.key))
 	}
 	if err := s.set(c, g.value); err != nil {
+		if whole, ok := errors.AsType[wholeFault](err); ok {
+			return fmt.Errorf("%s: %s: %w", g.from, g.key, whole)
+		}
 		spell := spell
 		if s.spell != nil {
 			spell = s.spell

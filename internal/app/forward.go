@@ -33,13 +33,9 @@ func (a *App) openForward(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	file := make([]forward.Spec, 0, len(c.Forwarders))
-	for i := range c.Forwarders {
-		spec, err := c.Forwarders[i].spec()
-		if err != nil {
-			return signalbox.Errorf(signalbox.KindInvalid, "config", "forward.forwarders: %s", err)
-		}
-		file = append(file, spec)
+	file, err := c.specs()
+	if err != nil {
+		return signalbox.Errorf(signalbox.KindInvalid, "config", "forward.forwarders: %s", err)
 	}
 	a.forward.manager, err = forward.New(ctx, forward.Config{
 		File: file, Allow: c.Allow, Max: c.Max, MaxDeadLetters: c.MaxDeadLetters, Logger: a.logger,
@@ -94,7 +90,7 @@ func (a *App) forwardChecks() []api.Check {
 		behind = max(behind, s.Behind)
 		switch s.State {
 		case forward.StateWaiting:
-			away = append(away, s.Spec.Name+" ("+forward.Scrub(s.Fault, &s.Spec)+")")
+			away = append(away, s.Spec.Name) // anybody may read this: what is wrong tells of addresses
 		case forward.StatePaused:
 			paused++
 		default:

@@ -395,7 +395,7 @@ forward:
 		h.wait(name, func(s *forward.Status) bool { return s.Fault != "" })
 	}
 	ask(http.StatusOK, http.MethodPatch, all+"/away", `{"parallel":2}`)
-	ask(http.StatusForbidden, http.MethodPatch, all+"/away", `{"to":"http://10.0.0.1/?key=s3cret-in-url"}`)
+	ask(http.StatusForbidden, http.MethodPatch, all+"/away", `{"to":"http://10.0.0.1/?key=s3cret-in-url","password":"s3cret-of-password"}`)
 	ask(http.StatusBadRequest, http.MethodPatch, all+"/away", `{"to":"gopher://x/?key=s3cret-in-url"}`)
 	ask(http.StatusForbidden, http.MethodPatch, all+"/filed", `{"secret":"s3cret-of-hmac"}`)
 	ask(http.StatusForbidden, http.MethodPost, all, `{"name":"x","to":"http://10.0.0.1/?key=s3cret-in-url","bearer":"s3cret-of-bearer"}`)

@@ -84,8 +84,10 @@ func Restore(ctx context.Context, o Options, file io.ReadSeeker, progress func(r
 		Progress: progress, Key: a.putKey,
 		Finish: func(ctx context.Context, st *store.Store) (err error) {
 			report.Store = st.Where()
-			report.KeyMissing, err = a.keyIsMissing(ctx, st)
-			return err
+			if report.KeyMissing, err = a.keyIsMissing(ctx, st); err != nil {
+				return err
+			}
+			return st.Update(ctx, func(tx *store.Tx) error { return tx.SuspectForwarders(ctx) })
 		},
 	})
 	return report, err

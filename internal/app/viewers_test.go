@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -14,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"signalbox"
 	"signalbox/internal/mapped"
@@ -125,7 +128,7 @@ func TestOriginalChain(t *testing.T) {
 	if got, _ := timesIn(out.String()); got != want {
 		t.Errorf("the viewer of history saw\n%swant\n%s", out, want)
 	}
-	for _, line := range []string{"signalbox_viewers_readings_total 3", "signalbox_viewers_delivered_total 6", "signalbox_viewers_rows_total 3", "signalbox_viewers 0"} {
+	for _, line := range []string{"signalbox_viewers_readings_total 3", "signalbox_viewers_delivered_total 6", "signalbox_viewers_rows_total 3", "signalbox_viewers 0", "signalbox_viewers_history_upgrades_total 2", "signalbox_viewers_history_connections 0"} {
 		eventually(t, "the metrics have "+line, func() bool { return strings.Contains(h.metrics(), "\n"+line+"\n") })
 	}
 }
@@ -183,6 +186,26 @@ func TestViewersSettings(t *testing.T) {
 			t.Errorf("%s is allowed", bad)
 		}
 	}
+}
+
+// TestConnectionsOfViewers: the limit of an address holds for its viewers of history, too.
+func TestConnectionsOfViewers(t *testing.T) {
+	c := testConfig(t.TempDir())
+	viewersOn(&c)
+	c.Devices.ConnectionsPerAddress = 2
+	h := serveApp(t, c, nil)
+	for i, port := range []string{"devices", "history_viewers", "history_viewers", "devices"} {
+		conn, answer, err := websocket.Dial(t.Context(), "ws://"+h.Addresses()[port], nil)
+		if conn != nil {
+			defer conn.CloseNow()
+		}
+		if want := i < 2; answer == nil || (err == nil) != want || !want && answer.StatusCode != http.StatusTooManyRequests {
+			t.Errorf("connection %d, to %s: %v", i+1, port, err)
+		}
+	}
+	eventually(t, "the metrics tell it", func() bool {
+		return strings.Contains(h.metrics(), "\nsignalbox_refused_address_limit_total 2\n") && strings.Contains(h.metrics(), "\nsignalbox_viewers_history_upgrades_refused_total 1\n")
+	})
 }
 
 // TestViewersDoors: the port is not there when it is off, and one that is taken is an error.

@@ -29,7 +29,8 @@
 //   - Concurrency. Run hands readings out, never waiting, and has two workers for questions; the
 //     event loops wait for neither. Each reading is made into a frame once. What the bus's filter
 //     does takes two atomic loads.
-//   - Limits. Viewers at a time, outbox and texts are bounded; one question of a viewer waits or
-//     is answered at a time, the next is read when it has its answer.
+//   - Limits. Viewers at a time, outbox, texts and the digits of a number are bounded; one question of
+//     a viewer waits or is answered at a time, the next is read when it has its answer. Who sends far
+//     ahead of being read is closed (1008): the transport reads what a viewer sent that has gone.
 //   - Who. Viewers are admitted by their network, have no credentials, and change nothing.
 package compat

@@ -21,6 +21,8 @@ const (
 	DefaultViewerOutbox  = 32 << 10 // bytes
 	DefaultViewerSilence = 10 * time.Second
 	DefaultAskTimeout    = 10 * time.Second
+	DefaultPatience      = 30 * time.Second
+	DefaultAhead         = 1000
 	askWorkers           = 2
 
 	// viewerText bounds a text of a viewer, in bytes; a longer one closes the connection (1009).
@@ -30,6 +32,8 @@ const (
 	textBurst = 200
 	textRate  = 100
 	textWait  = 10 * time.Millisecond
+	// backlogWait is how long a viewer is not read that does not read what it is sent.
+	backlogWait = 5 * time.Millisecond
 	// viewerQueue bounds the readings that wait for Run.
 	viewerQueue = 1 << 14
 )
@@ -41,6 +45,9 @@ type ViewersConfig struct {
 	Device, Field string
 	// Allow are the networks whose viewers are admitted; none: nobody is.
 	Allow []netip.Prefix
+	// Crowded, if not nil, tells of an address that has too many connections to the history port and
+	// its kin, and how an upgrade of one more is answered; it must not block.
+	Crowded func(netip.Addr) *ws.Refusal
 	// Origins are the http(s) origins whose pages may connect to the history port; NullOrigin
 	// lets pages in whose origin is null (a file in a browser), on both ports.
 	Origins    []string
@@ -56,7 +63,13 @@ type ViewersConfig struct {
 	Silence time.Duration
 	// AskTimeout bounds a question to history, its wait for a worker included.
 	AskTimeout time.Duration
-	Logger     *slog.Logger
+	// Patience is how long a viewer may ask for more than it reads of what it is sent: it is not
+	// read then, and closed after that.
+	Patience time.Duration
+	// Ahead is how many texts a viewer may send ahead of being read, about; it is closed then. What
+	// a viewer has sent is read to the end when it has gone, and must not keep the hub busy for hours.
+	Ahead  int
+	Logger *slog.Logger
 }
 
 func (c *ViewersConfig) defaults() {
@@ -72,12 +85,33 @@ func (c *ViewersConfig) defaults() {
 	if c.AskTimeout <= 0 {
 		c.AskTimeout = DefaultAskTimeout
 	}
+	if c.Patience <= 0 {
+		c.Patience = DefaultPatience
+	}
+	if c.Ahead <= 0 {
+		c.Ahead = DefaultAhead
+	}
 	if c.Zone == nil {
 		c.Zone = time.Local //nolint:gosmopolitan // the original's times are the machine's
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	allow := make([]netip.Prefix, len(c.Allow))
+	for i, p := range c.Allow {
+		allow[i] = unmapped(p)
+	}
+	c.Allow = allow
+}
+
+// unmapped gives a network of IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2) as that of IPv4
+// which it means: addresses are compared as IPv4.
+func unmapped(p netip.Prefix) netip.Prefix {
+	const before = 96 // bits in front of the IPv4 address
+	if p.Addr().Is4In6() && p.Bits() >= before {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-before)
+	}
+	return p
 }
 
 // ViewersLog is what viewers need of the log.
@@ -107,6 +141,7 @@ type ViewersStats struct {
 	Missed        atomic.Int64 // readings missed in these
 	Lost          atomic.Int64 // viewers closed because of that
 	Ignored       atomic.Int64 // texts that mean nothing
+	Flooded       atomic.Int64 // viewers closed because they went on with that
 	Limited       atomic.Int64 // times a viewer sent too much and was not read for a while
 	Asked         atomic.Int64 // questions to history
 	Rows          atomic.Int64 // rows in the answers
@@ -227,6 +262,7 @@ type seat struct {
 	ws       *ws.Conn
 	refilled time.Duration // the budget of texts, on the clock of Viewers.now
 	spent    int
+	ahead    int         // texts that came long before they could be read; falls again when others do not
 	taken    bool        // it counts among the viewers
 	ended    atomic.Bool // nothing more is sent or taken
 }
@@ -296,6 +332,24 @@ func (s *seat) tooFast() time.Duration {
 	return 0
 }
 
+// floods counts a text that is read now, and tells whether the viewer was closed because it has
+// sent too many ahead; early says that this one had to wait.
+func (s *seat) floods(early bool) bool {
+	const forgive = 5 // a quick one may be early now and then
+	if !early {
+		s.ahead = max(0, s.ahead-forgive)
+		return false
+	}
+	s.ahead++
+	if s.ahead <= s.v.cfg.Ahead {
+		return false
+	}
+	if s.end(ws.CodePolicy, "sends too much") {
+		s.v.stats.Flooded.Add(1)
+	}
+	return true
+}
+
 // offer sends a frame, unless too much waits already: then the viewer is closed (policy
 // slow_viewer). It reports whether the frame is on its way. Any goroutine may call it.
 func (s *seat) offer(frame []byte) bool {
@@ -308,6 +362,9 @@ func (s *seat) offer(frame []byte) bool {
 	}
 	return s.ws.Send(frame) == nil
 }
+
+// backlog tells whether so much waits to be sent that an answer more might not fit.
+func (s *seat) backlog() bool { return s.ws.Queued() > s.v.cfg.Outbox/2 }
 
 // slow closes a viewer that does not read what it is sent.
 func (s *seat) slow() {

@@ -31,6 +31,9 @@ var greetings = [...]string{
 	`{"state": "OK", "type": "sending", "response": "sending temperature data from esp32..."}`,
 }
 
+// numberBytes bounds how a number may be spelled.
+const numberBytes = 1000
+
 // timeLayout is how the original writes times.
 const timeLayout = "2006-01-02 15:04:05"
 
@@ -58,14 +61,15 @@ func appendError(dst []byte, words string) []byte {
 }
 
 // readingOf gives a field of a telemetry object if it is a number, or a string that is one: as it
-// was written, and its value. Numbers beyond the range of float64 are none.
+// was written, and its value. Numbers beyond the range of float64 are none, nor is what is spelled
+// with more than numberBytes: its frame alone might be more than may wait for a viewer.
 func readingOf(object []byte, field string) (spelled string, value float64, ok bool) {
 	found, ok := wire.Field(gjson.ParseBytes(object), field)
 	if !ok || found.Type != gjson.Number && found.Type != gjson.String {
 		return "", 0, false
 	}
 	number, ok := wire.BareNumber([]byte(wire.Spelled(found)))
-	if !ok {
+	if !ok || len(number) > numberBytes {
 		return "", 0, false
 	}
 	value, err := strconv.ParseFloat(string(number), 64)

@@ -16,11 +16,8 @@ import (
 const (
 	// askRows is how many rows an answer has at most.
 	askRows = 20
-	// busyWait is how long a viewer is not read while its question is being answered, or while it
-	// does not read its answers.
+	// busyWait is how long a viewer is not read while its question is being answered.
 	busyWait = 5 * time.Millisecond
-	// stuckAfter is how long it may not read them.
-	stuckAfter = 30 * time.Second
 )
 
 // historyDoor decides on upgrades of the history port.
@@ -29,6 +26,11 @@ type historyDoor struct{ v *Viewers }
 // Upgrade implements ws.Handler. Boards and programs send no Origin, or file://.
 func (d historyDoor) Upgrade(r *ws.Request) (ws.Endpoint, *ws.Refusal) {
 	v := d.v
+	if v.cfg.Crowded != nil {
+		if refusal := v.cfg.Crowded(r.RemoteAddr().Addr()); refusal != nil {
+			return nil, refusal
+		}
+	}
 	origin := r.Header("Origin")
 	if origin != "" && origin != "file://" && !slices.Contains(v.cfg.Origins, origin) && (origin != "null" || !v.AdmitsNull(r.RemoteAddr().Addr())) {
 		v.stats.OriginRefused.Add(1)
@@ -41,7 +43,8 @@ func (d historyDoor) Upgrade(r *ws.Request) (ws.Endpoint, *ws.Refusal) {
 type historyViewer struct {
 	seat
 	opened time.Duration // on the clock of Viewers.now
-	stuck  time.Duration // since when it does not read; 0: it does
+	stuck  time.Duration // since when it does not read its answers; 0: it does
+	early  bool          // the text that comes next was there before the answer to the last one was
 	busy   atomic.Bool   // its question is being answered; cleared by a worker
 }
 
@@ -60,13 +63,24 @@ func (h *historyViewer) Receive(_ *ws.Conn, binary bool, text []byte) time.Durat
 	if h.ended.Load() || !h.taken && !h.take() {
 		return 0
 	}
-	if h.busy.Load() || h.backlog() {
+	if h.busy.Load() {
+		h.early = true
 		return busyWait
+	}
+	if h.backlog() {
+		h.early = true
+		return backlogWait
 	}
 	if wait := h.tooFast(); wait > 0 {
 		return wait
 	}
 	row, asks, fits := parseAsk(text)
+	// Who asks for one page after the other may do so as fast as it is answered.
+	early := h.early || (!asks || !fits) && h.spent > textBurst/2
+	h.early = false
+	if h.floods(early) {
+		return 0
+	}
 	switch {
 	case binary:
 		h.ignore()
@@ -82,9 +96,6 @@ func (h *historyViewer) Receive(_ *ws.Conn, binary bool, text []byte) time.Durat
 	}
 	return 0
 }
-
-// backlog tells whether so much waits to be sent that an answer more might not fit.
-func (h *historyViewer) backlog() bool { return h.ws.Queued() > h.v.cfg.Outbox/2 }
 
 // ask hands a question to the workers.
 func (h *historyViewer) ask(row int64) time.Duration {
@@ -117,7 +128,7 @@ func (h *historyViewer) Tick(*ws.Conn, time.Time) {
 		h.stuck = 0
 	case h.stuck == 0:
 		h.stuck = h.v.now()
-	case h.v.now()-h.stuck > stuckAfter:
+	case h.v.now()-h.stuck > h.v.cfg.Patience:
 		h.slow()
 	}
 }

@@ -260,7 +260,9 @@ func TestStopClosesViewers(t *testing.T) {
 
 func TestViewerThatFloods(t *testing.T) {
 	t.Parallel()
-	h := startChain(t, viewersConfig(t))
+	cfg := viewersConfig(t)
+	cfg.Ahead = 1 << 20
+	h := startChain(t, cfg)
 	said := int64(0)
 	for _, address := range []string{h.live, h.past} {
 		p := h.open(address)
@@ -279,6 +281,124 @@ func TestViewerThatFloods(t *testing.T) {
 	}
 	if n := h.viewers.Stats().Ignored.Load(); n != said {
 		t.Errorf("%d texts were ignored of %d", n, said)
+	}
+}
+
+// TestViewerThatAsksBeforeItReads gets all that it asked for.
+func TestViewerThatAsksBeforeItReads(t *testing.T) {
+	t.Parallel()
+	cfg := viewersConfig(t)
+	cfg.Outbox = 8 << 10
+	h := startChain(t, cfg)
+	for _, address := range []string{h.live, h.past} {
+		p := h.open(address)
+		const n = 250
+		for range n {
+			p.say("hello")
+		}
+		for range n {
+			p.hears(greeting...)
+		}
+	}
+	if n := h.viewers.Stats().Slow.Load(); n != 0 {
+		t.Errorf("%d viewers were closed as slow", n)
+	}
+}
+
+// TestViewerThatAsksAndDoesNotRead is closed after a while.
+func TestViewerThatAsksAndDoesNotRead(t *testing.T) {
+	t.Parallel()
+	cfg := viewersConfig(t)
+	cfg.Patience = time.Millisecond
+	h := startChain(t, cfg)
+	for i, address := range []string{h.live, h.past} {
+		p := h.open(address)
+		for range 500 {
+			p.say("hello")
+		}
+		h.eventually("it is closed", func() bool { return h.viewers.Stats().Slow.Load() == int64(i+1) })
+		code := websocket.StatusCode(0)
+		for code == 0 {
+			_, code = p.next()
+		}
+		if code != websocket.StatusTryAgainLater {
+			t.Errorf("it was closed with %d", code)
+		}
+	}
+}
+
+// TestViewerThatFloodsOn is closed, even if it has gone: what it sent would be read for hours.
+func TestViewerThatFloodsOn(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, text string
+		live       bool
+	}{{"what means nothing", "x", true}, {"what means nothing, to history", "x", false}, {"questions", "database:0", false}, {"wrong questions", "database:x", false}} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := viewersConfig(t)
+			cfg.Ahead = 50
+			h := startChain(t, cfg)
+			address := h.past
+			if tt.live {
+				address = h.live
+			}
+			p := h.open(address)
+			p.say("hello")
+			p.hears(greeting...)
+			for range 600 {
+				p.say(tt.text)
+			}
+			must(t, p.conn.CloseNow())
+			h.eventually("it is closed", func() bool { return h.viewers.Stats().Flooded.Load() == 1 && h.viewers.Stats().Open.Load() == 0 })
+		})
+	}
+}
+
+// TestPageAfterPage: who waits for each answer may ask for as many as there are.
+func TestPageAfterPage(t *testing.T) {
+	t.Parallel()
+	cfg := viewersConfig(t)
+	cfg.Ahead = 20
+	h := startChain(t, cfg)
+	p := h.open(h.past)
+	for range 230 {
+		p.say("database:0")
+		p.hears(`{"state": "OK", "type": "empty", "response": ""}`, closing)
+	}
+	if n := h.viewers.Stats().Flooded.Load(); n != 0 {
+		t.Errorf("%d viewers were closed", n)
+	}
+}
+
+// TestNumbersOfManyDigits are no readings: one would be more than may wait for a viewer.
+func TestNumbersOfManyDigits(t *testing.T) {
+	t.Parallel()
+	cfg := viewersConfig(t)
+	cfg.Outbox = 4 << 10
+	h := startChain(t, cfg)
+	live, past := h.open(h.live), h.open(h.past)
+	live.say("realtime")
+	h.watching(1)
+	longest := "1." + strings.Repeat("0", 998)
+	for i, temp := range []string{longest + "0", "1." + strings.Repeat("0", 40_000), `"` + longest + `0"`, longest} {
+		h.feed(signalbox.EntryTelemetry, "env01", fmt.Sprintf("2023-07-10T12:00:0%dZ", i), `{"temp":`+temp+`}`)
+	}
+	live.hears(reading(3, longest))
+	past.say("database:0")
+	past.hears(`{"state": "OK", "type": "old_data", "response": {"time": "2023-07-10 20:00:03", "temp": 1.0}}`, closing)
+}
+
+// TestViewersOfMappedNetworks: IPv4 addresses may be written as IPv6 ones.
+func TestViewersOfMappedNetworks(t *testing.T) {
+	t.Parallel()
+	cfg := viewersConfig(t)
+	cfg.Allow = []netip.Prefix{netip.MustParsePrefix("::ffff:127.0.0.0/104")}
+	h := startChain(t, cfg)
+	for _, address := range []string{h.live, h.past} {
+		p := h.open(address)
+		p.say("hello")
+		p.hears(greeting...)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 type liveViewer struct {
 	seat
 	watches bool
+	held    time.Duration      // since when its hello waits, on the clock of Viewers.now; 0: none does
 	after   signalbox.Position // readings up to here came before it watched; set before it is in Viewers.watching
 }
 
@@ -23,11 +24,22 @@ func (l *liveViewer) Receive(_ *ws.Conn, binary bool, text []byte) time.Duration
 	if l.ended.Load() || !l.taken && !l.take() {
 		return 0
 	}
+	hello := !binary && string(text) == wordHello
+	if hello && l.backlog() { // the answer might not fit, and the viewer may be about to read
+		if l.held == 0 {
+			l.held = l.v.now()
+		}
+		return backlogWait
+	}
 	if wait := l.tooFast(); wait > 0 {
 		return wait
 	}
+	l.held = 0
+	if l.floods(l.spent > textBurst/2) {
+		return 0
+	}
 	switch {
-	case !binary && string(text) == wordHello:
+	case hello:
 		l.greet()
 	case !binary && string(text) == wordRealtime:
 		l.watch()
@@ -38,7 +50,11 @@ func (l *liveViewer) Receive(_ *ws.Conn, binary bool, text []byte) time.Duration
 }
 
 // Tick implements ws.Endpoint.
-func (l *liveViewer) Tick(*ws.Conn, time.Time) {}
+func (l *liveViewer) Tick(*ws.Conn, time.Time) {
+	if l.held != 0 && l.v.now()-l.held > l.v.cfg.Patience && !l.ended.Load() {
+		l.slow()
+	}
+}
 
 // Closed implements ws.Endpoint.
 func (l *liveViewer) Closed(*ws.Conn, error) {

@@ -49,7 +49,7 @@ func BenchmarkEncode(b *testing.B) {
 		{Name: "template", To: "tcp://h:1", Format: FormatTemplate, Template: "{device} {field.temperature} {time}"},
 	} {
 		b.Run(spec.Name, func(b *testing.B) {
-			enc, err := newEncoder(&spec, func(p signalbox.Position) string { return fmt.Sprint("k3f9q2-", uint64(p)) }, "00")
+			enc, err := newEncoder(&spec, testCursor, "00")
 			if err != nil {
 				b.Fatal(err)
 			}

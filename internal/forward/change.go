@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"time"
 
 	"signalbox"
@@ -51,7 +50,7 @@ func (m *Manager) Add(ctx context.Context, spec Spec, by string) (Status, error)
 			return err
 		}
 		tx.Then(func() {
-			f.place.wrote(at)
+			f.place.wrote(at, 0)
 			m.mu.Lock()
 			defer m.mu.Unlock()
 			m.all[f.name] = f
@@ -95,18 +94,29 @@ func (m *Manager) check(spec *Spec) error {
 	return nil
 }
 
+// sealed is what is stored of a forwarder under the key file: its secrets, and its URL if that may
+// have one in it.
+type sealed struct {
+	Secrets
+	To string `json:",omitempty"`
+}
+
 // pack makes a row of a spec; its secrets are sealed.
 func (m *Manager) pack(spec *Spec) (row store.Forwarder, err error) {
 	row = store.Forwarder{Name: spec.Name, Paused: spec.Paused}
 	plain := *spec
 	plain.Secrets = Secrets{}
+	secret := sealed{Secrets: spec.Secrets}
+	if plain.To = ShownURL(spec.To); plain.To != spec.To {
+		secret.To = spec.To
+	}
 	if row.Spec, err = json.Marshal(&plain); err != nil {
 		return row, fmt.Errorf("encode a forwarder: %w", err)
 	}
-	if spec.Secrets == (Secrets{}) {
+	if secret == (sealed{}) {
 		return row, nil
 	}
-	secrets, err := json.Marshal(&spec.Secrets)
+	secrets, err := json.Marshal(&secret)
 	if err != nil {
 		return row, fmt.Errorf("encode a forwarder's secrets: %w", err)
 	}
@@ -242,21 +252,19 @@ func (m *Manager) drop(name string) {
 	m.publish()
 }
 
-// skips tells of what was given up, not too often.
+// skips tells of what was given up, not too often. It is of the engine's goroutine.
 type skips struct {
-	mu   sync.Mutex
 	last time.Time
-	n    int64
+	n    int64 // not told yet
+	why  string
 }
 
-func (f *forwarder) tellSkipped(logger *slog.Logger, n int64, why string) {
+// tellSkipped tells of what was given up if that was not told a moment ago; last: in any case.
+func (f *forwarder) tellSkipped(logger *slog.Logger, last bool) {
 	s := &f.skips
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.n += n
-	if !s.last.IsZero() && time.Since(s.last) < skipLogEvery {
+	if s.n == 0 || !last && !s.last.IsZero() && time.Since(s.last) < skipLogEvery {
 		return
 	}
-	logger.Warn("a forwarder is too far behind; entries were given up", "entries", s.n, "limit", why)
+	logger.Warn("a forwarder is too far behind; entries were given up", "entries", s.n, "limit", s.why)
 	s.last, s.n = time.Now(), 0
 }

@@ -186,8 +186,8 @@ func (s *Spec) checkOwners() error {
 		{"retain", s.Retain, []scheme{"mqtt", "mqtts"}},
 		{"client_id", s.ClientID != "", []scheme{"mqtt", "mqtts"}},
 		{"version", s.Version != "", []scheme{"mqtt", "mqtts"}},
-		{"username", s.Username != "", []scheme{"mqtt", "mqtts", "http", "https"}},
-		{"password", s.Secrets.Password != "", []scheme{"mqtt", "mqtts", "http", "https"}},
+		{"username", s.Username != "", []scheme{"mqtt", "mqtts", "ws", "wss", "http", "https"}},
+		{"password", s.Secrets.Password != "", []scheme{"mqtt", "mqtts", "ws", "wss", "http", "https"}},
 		{"parallel", s.Parallel != 0, []scheme{"http", "https"}},
 		{"attempts", s.Attempts != 0, []scheme{"http", "https"}},
 		{"content_type", s.ContentType != "", []scheme{"http", "https"}},
@@ -388,7 +388,7 @@ func (s *Spec) checkSecrets() error {
 			return bad("%s holds signs that no header has; allowed is printable ASCII", o.name)
 		}
 	}
-	if schemeOf(s.To).is("http", "https") {
+	if schemeOf(s.To).is("ws", "wss", "http", "https") {
 		switch {
 		case strings.Contains(s.Username, ":"):
 			return bad("username holds «:», which HTTP Basic cannot carry")

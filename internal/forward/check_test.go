@@ -32,6 +32,10 @@ func TestCheck(t *testing.T) {
 		}), ""},
 		{"mqtt", with("mqtt://host", func(s *Spec) { s.Topic, s.QoS, s.Retain = "site/{device}/{kind}", 2, true }), ""},
 		{"template", with("tcp://host:1", func(s *Spec) { s.Format, s.Template = "template", "{device} {field.temp}" }), ""},
+		{"websocket, HTTP Basic", with("ws://host/in", func(s *Spec) { s.Username, s.Secrets.Password = "me", "secret" }), ""},
+		{"websocket, password alone", with("ws://host/in", func(s *Spec) { s.Secrets.Password = "secret" }), "HTTP Basic needs both"},
+		{"websocket, two credentials", with("wss://host", func(s *Spec) { s.Username, s.Secrets.Bearer = "me", "abc" }), "only one Authorization"},
+		{"username for tcp", with("tcp://h:1", func(s *Spec) { s.Username = "me" }), "is an option of mqtt, mqtts, ws, wss, http, https"},
 		{"viewer", with("ws://host", func(s *Spec) { s.Format, s.Field = "viewer", "temp" }), ""},
 		{"all that is chosen", with("tcp://host:1", func(s *Spec) {
 			s.Devices, s.Types, s.Kinds, s.Fields = []string{"a"}, []string{"box"}, []string{"telemetry", "presence", "command", "alert"}, []string{"a.b"}

@@ -43,7 +43,8 @@ func (m *Manager) DeadLetters(ctx context.Context, name string, limit int, befor
 // Resend sends dead letters again, all without ids, the oldest first and marked as redelivered,
 // and drops those that the receiver takes. It gives how many these were, also with an error. What
 // is in the letter is sent as it was. KindUnavailable when the target is away, KindConflict when
-// the forwarder is paused or the receiver refuses all.
+// the forwarder is paused, the receiver refuses all, or the transport cannot say which it takes: TCP,
+// UDP or WebSocket, to which a forwarder may have been changed.
 func (m *Manager) Resend(ctx context.Context, name string, ids []int64) (n int, err error) {
 	f, err := m.find(name)
 	if err != nil {
@@ -86,7 +87,11 @@ func (m *Manager) Resend(ctx context.Context, name string, ids []int64) (n int, 
 func (f *forwarder) ready() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch f.state {
+	if !schemeOf(f.spec.To).exact() {
+		return signalbox.Errorf(signalbox.KindConflict, "resend_not_possible",
+			"the forwarder %q sends over a transport that does not tell which dead letters arrive; they can be sent again over http, https, mqtt and mqtts, or dropped", f.name)
+	}
+	switch f.shown() {
 	case StatePaused:
 		return signalbox.Errorf(signalbox.KindConflict, "forwarder_paused", "the forwarder %q is paused; let it go on first", f.name)
 	case StateWaiting, StateConnecting:

@@ -35,10 +35,12 @@
 //     A dead letter and the place behind it are on disk together: a kill neither loses nor doubles
 //     it. Beyond MaxDeadLetters the oldest are dropped. When the store cannot be written, a
 //     connection that is flowing goes on; none begins.
-//   - Places. A new forwarder begins at the log's end. One of the configuration file keeps its
-//     place by its name over restarts; when a start does not find it in the file any more, its
-//     place and its dead letters are dropped, and the hub's log says so. A change, of the target
-//     too, keeps the place. Of two of one name the file's runs; the other is shown with a fault.
+//   - Places. A new forwarder begins at the log's end; that place is on disk before anything else
+//     comes. One of the configuration file keeps its place by its name over restarts; when a hub
+//     begins to serve (Run) and does not find it in the file any more, its place and its dead
+//     letters are dropped, and the hub's log says so. After a backup was restored, all that is in
+//     it may have been sent. A change, of the target too, keeps the place. Of two of one name the
+//     file's runs; the other is shown with a fault.
 //   - Replays play into forwarders in between, see Manager.Sink.
 //   - Concurrency. Each forwarder has two goroutines of its own, one that reads ahead and one that
 //     sends, and none waits for another, but that two at a time (in turns) read what is far behind
@@ -49,5 +51,5 @@
 //     Secrets are kept encrypted under the key file and never shown again.
 //   - Limits. Config.Max forwarders, Config.MaxDeadLetters of each; MaxBatch messages at a time; some
 //     4 million messages and 1 GiB of them on their way to a receiver, of which 4 bytes each are in
-//     memory. A forwarder that sends takes about 2 MiB, one that is away next to nothing.
+//     memory. A forwarder that sends takes up to 4 MiB, one that is away next to nothing.
 package forward

@@ -28,7 +28,8 @@ type encoder struct {
 	keys     [][]byte // of fields, with quotes and colon
 	sequence bool
 	run      string // the mark of this run, for sequence
-	prefix   string // of cursors
+	// cursor appends an entry's cursor. Each epoch of the log has its own.
+	cursor func(dst []byte, p signalbox.Position) []byte
 	// command shows a command's body as the API does; nil: as it is.
 	command func(body []byte) (device string, object []byte, err error)
 	stamps  stamps
@@ -38,9 +39,9 @@ type encoder struct {
 }
 
 // newEncoder compiles what a checked spec says.
-func newEncoder(spec *Spec, cursors func(signalbox.Position) string, run string) (*encoder, error) {
+func newEncoder(spec *Spec, cursor func(dst []byte, p signalbox.Position) []byte, run string) (*encoder, error) {
 	d := spec.Defaulted()
-	e := &encoder{format: d.Format, scheme: schemeOf(d.To), field: d.Field, fields: d.Fields, sequence: d.Sequence, run: run}
+	e := &encoder{format: d.Format, scheme: schemeOf(d.To), field: d.Field, fields: d.Fields, sequence: d.Sequence, run: run, cursor: cursor}
 	for _, f := range d.Fields {
 		e.keys = append(e.keys, append(wire.AppendString(nil, f), ':'))
 	}
@@ -56,9 +57,6 @@ func newEncoder(spec *Spec, cursors func(signalbox.Position) string, run string)
 		}
 		e.fixed, _ = e.topic.constant()
 	}
-	// A cursor is the log's epoch, «-» and the position.
-	e.prefix = cursors(0)
-	e.prefix = e.prefix[:max(len(e.prefix)-1, 0)]
 	return e, nil
 }
 
@@ -130,8 +128,7 @@ func (e *encoder) add(b *batch, msg Message, kind signalbox.EntryKind, typ strin
 	m := &b.msgs[len(b.msgs)-1]
 	from := len(b.buf)
 	d := draft{cursor: span{from: len(b.text)}}
-	b.text = append(b.text, e.prefix...)
-	b.text = strconv.AppendUint(b.text, uint64(m.Position), 10)
+	b.text = e.cursor(b.text, m.Position)
 	d.cursor.to = len(b.text)
 	cursor := b.text[d.cursor.from:]
 	switch e.format {

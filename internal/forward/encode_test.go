@@ -2,6 +2,7 @@ package forward
 
 import (
 	"encoding/json"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,11 @@ import (
 	"signalbox"
 	"signalbox/internal/replay"
 )
+
+// testCursor gives cursors of one epoch.
+func testCursor(dst []byte, p signalbox.Position) []byte {
+	return strconv.AppendUint(append(dst, "k3f9q2-"...), uint64(p), 10)
+}
 
 // encodeOne gives what one entry becomes.
 func encodeOne(t *testing.T, spec Spec, kind signalbox.EntryKind, body string, change func(*Message)) (m Message, reason string, ok bool) {
@@ -20,7 +26,7 @@ func encodeOne(t *testing.T, spec Spec, kind signalbox.EntryKind, body string, c
 	if err := spec.Check(); err != nil {
 		t.Fatal(err)
 	}
-	e, err := newEncoder(&spec, func(signalbox.Position) string { return "k3f9q2-0" }, "0badcafe")
+	e, err := newEncoder(&spec, testCursor, "0badcafe")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,10 @@ const (
 	MaxBatch = 1024
 	// batchBytes is the size from which a batch is full.
 	batchBytes = 256 << 10
-	// queueBatches lie between the log and the sink, besides those that the two have in hand.
-	queueBatches = 2
+	// queueBatches lie between the log and the sink, besides those that the two have in hand. To
+	// begin to read far behind the log's end may cost a second of CPU: with a slow receiver each
+	// reading has to be worth that.
+	queueBatches = 8
 	// parkAfter is how long a feed waits for room, or reads at a stretch when others wait for
 	// their turn, before it lets go of the log.
 	parkAfter = time.Second
@@ -43,6 +45,7 @@ type feed struct {
 
 	out    chan *batch // closed at the end; then err is set
 	free   chan *batch
+	low    chan struct{} // nudged when the sink has taken the last batch of out
 	b      *batch
 	began  time.Time // of the turn
 	turn   bool
@@ -90,7 +93,7 @@ func (l *life) begin(ctx context.Context, after, mark signalbox.Position, seq ui
 	ctx, cancel := context.WithCancel(ctx)
 	d := &feed{
 		f: l.f, spec: &l.spec, enc: l.enc, want: l.want, at: after, mark: mark,
-		out: make(chan *batch, queueBatches), free: make(chan *batch, queueBatches+2), cancel: cancel,
+		out: make(chan *batch, queueBatches), free: make(chan *batch, queueBatches+2), low: make(chan struct{}, 1), cancel: cancel,
 	}
 	d.b = d.fresh(seq)
 	go func() {
@@ -104,6 +107,13 @@ func (l *life) begin(ctx context.Context, after, mark signalbox.Position, seq ui
 func (d *feed) close() {
 	d.cancel()
 	for range d.out { // what is left is read again
+	}
+}
+
+// took says that the sink has a batch in hand.
+func (d *feed) took() {
+	if len(d.out) == 0 {
+		nudge(d.low)
 	}
 }
 
@@ -145,13 +155,32 @@ func (d *feed) run(ctx context.Context) error {
 		}
 		err := d.scan(ctx, end)
 		d.release()
-		if err != nil && !errors.Is(err, errPark) {
+		parked := errors.Is(err, errPark)
+		if err != nil && !parked {
 			return err
 		}
 		if err := d.send(ctx); err != nil {
 			return err
 		}
+		if !parked {
+			continue
+		}
+		if err := d.drained(ctx); err != nil {
+			return err
+		}
 	}
+}
+
+// drained waits until the sink has taken all that was read.
+func (d *feed) drained(ctx context.Context) error {
+	for len(d.out) > 0 {
+		select {
+		case <-d.low:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
 }
 
 // limit gives up what is too far behind.

@@ -131,11 +131,33 @@ func (f *forwarder) enters(state State) {
 	f.state = state
 }
 
-// stateNow is the state as the engine sees it.
+// goesOn enters a state, unless something is wrong.
+func (f *forwarder) goesOn(state State) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fault == "" {
+		f.state = state
+	}
+}
+
+// stateNow is the state as it is shown.
 func (f *forwarder) stateNow() State {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.state
+	return f.shown()
+}
+
+// shown is the engine's state, but that of the present spec before the engine lives with it. The
+// caller holds mu.
+func (f *forwarder) shown() State {
+	switch {
+	case f.spec.Paused || f.broken != "":
+		return StatePaused
+	case f.state == StatePaused:
+		return StateConnecting
+	default:
+		return f.state
+	}
 }
 
 // fails notes what went wrong; text is shown as it is. It says whether it is another fault than
@@ -188,7 +210,7 @@ func (f *forwarder) status() Status {
 	defer f.mu.Unlock()
 	f.countLost()
 	s := Status{
-		Spec: f.spec.Defaulted(), State: f.state, FromFile: f.fromFile, HasSecrets: secretNames(&f.spec.Secrets), Fault: f.fault, FaultAt: f.faultAt,
+		Spec: f.spec.Defaulted(), State: f.shown(), FromFile: f.fromFile, HasSecrets: secretNames(&f.spec.Secrets), Fault: f.fault, FaultAt: f.faultAt,
 		Cursor: at.cursor, Behind: int64(max(end, at.cursor) - at.cursor), CreatedBy: f.createdBy, CreatedAt: f.createdAt,
 		Sent: f.stats.Sent.Load(), Settled: f.stats.Settled.Load(), Redelivered: f.stats.Redelivered.Load(), Failed: f.stats.Failed.Load(),
 		Skipped: f.stats.Skipped.Load(), Dead: f.stats.Dead.Load(), Reconnects: f.stats.Reconnects.Load(),
@@ -203,7 +225,7 @@ func (f *forwarder) status() Status {
 		}
 	}
 	if f.broken != "" {
-		s.State, s.Fault = StatePaused, f.broken
+		s.Fault = f.broken
 	}
 	return s
 }

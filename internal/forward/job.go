@@ -80,9 +80,7 @@ func errStopping() error {
 
 // exact says whether the transport tells of each message by its position. The others only say how
 // far they are; what is sent besides the log has the position of what was sent before it, then.
-func (s *session) exact() bool {
-	return !schemeOf(s.l.spec.To).is("tcp", "tcp-listen", "udp", "ws", "wss")
-}
+func (s scheme) exact() bool { return !s.is("tcp", "tcp-listen", "udp", "ws", "wss") }
 
 // play sends what is left of the job.
 func (s *session) play(ctx context.Context) error {
@@ -102,8 +100,7 @@ func (s *session) play(ctx context.Context) error {
 			continue
 		}
 		n := len(b.msgs)
-		j.sent = max(j.sent, j.next+n)
-		if s.exact() {
+		if schemeOf(s.l.spec.To).exact() {
 			if err := s.playExactly(ctx, j, b); err != nil {
 				return err
 			}
@@ -113,7 +110,9 @@ func (s *session) play(ctx context.Context) error {
 		for i := range b.msgs {
 			b.msgs[i].Position = at
 		}
-		if err := s.sink.Send(ctx, b.msgs); err != nil {
+		err := s.sink.Send(ctx, b.msgs)
+		j.sent = max(j.sent, j.next+begunOf(b.msgs, err))
+		if err != nil {
 			return err
 		}
 		s.l.played(j, n)
@@ -129,6 +128,11 @@ func (s *session) playExactly(ctx context.Context, j *job, b *batch) error {
 	s.played.Store(0)
 	s.playing.Store(true)
 	err := s.sink.Send(ctx, b.msgs)
+	begun := begunOf(b.msgs, err)
+	j.sent = max(j.sent, j.next+begun)
+	if begun > 0 {
+		s.connected()
+	}
 	if err == nil {
 		bounded, cancel := context.WithTimeout(ctx, 2*s.l.spec.Timeout)
 		err = s.sink.Flush(bounded)
@@ -153,6 +157,13 @@ func (s *session) playExactly(ctx context.Context, j *job, b *batch) error {
 		n++
 	}
 	s.l.played(j, n)
+	if r, ok := usable(err); ok {
+		if again, err := s.l.jobRefused(r); err != nil {
+			return &judged{again, err}
+		}
+		s.playing.Store(false)
+		return nil
+	}
 	return err
 }
 
@@ -212,11 +223,11 @@ func (l *life) jobBatch(j *job) *batch {
 	if j.letters != nil {
 		d := &j.letters[j.next]
 		m := Message{
-			Position: d.Position, Device: d.Device, Name: d.DeviceName, Kind: d.Kind.String(), Cursor: l.f.m.parts.Log.Cursor(d.Position),
+			Position: d.Position, Device: d.Device, Name: d.DeviceName, Kind: d.Kind.String(), Cursor: string(l.f.m.parts.Log.AppendCursor(nil, d.Position)),
 			ReceivedMicros: d.ReceivedMicros, TimeMicros: d.TimeMicros, Body: asRedelivered(l.spec.Format, d.Body), Redelivered: true,
 		}
 		if !l.completeLetter(&m, d) {
-			j.denied, j.next = "its topic cannot be made", j.next+1
+			j.denied, j.next = "its topic or its text cannot be made again", j.next+1
 			return b
 		}
 		b.msgs = append(b.msgs, m)
@@ -253,8 +264,11 @@ func (l *life) typeOf(id signalbox.DeviceID) string {
 }
 
 // completeLetter gives a dead letter what is not stored with it: its topic, and the object for a
-// CloudEvent.
+// CloudEvent. It reports false when that cannot be had.
 func (l *life) completeLetter(m *Message, d *store.DeadLetter) bool {
+	if l.spec.Format == FormatTemplate && len(d.Body) == 0 {
+		return false // it was too large
+	}
 	if l.spec.Format == FormatJSON {
 		m.Data = objectIn(d.Body, d.Kind)
 	}

@@ -40,7 +40,8 @@ type life struct {
 	tried map[signalbox.Position]int
 	// doomed are messages that are to become dead letters when they are read again.
 	doomed map[signalbox.Position]*Refused
-	opened bool // at least once
+	// opened says that there was a connection, broke that something was wrong since.
+	opened, broke bool
 	// jobs is the encoder for what is sent besides the log.
 	jobs *encoder
 }
@@ -80,13 +81,18 @@ func (f *forwarder) live(ctx context.Context, spec *Spec) {
 		case time.Since(began) > l.spec.Backoff.Max:
 			l.failed = 0
 		}
-		l.tell(err)
+		if errors.Is(err, errLeft) {
+			f.enters(StateListening)
+		} else {
+			l.tell(err)
+		}
 		l.wait(ctx, again)
 	}
 }
 
 // end lets go of the target.
 func (l *life) end() {
+	l.f.tellSkipped(l.logger, true)
 	if l.target == nil {
 		return
 	}
@@ -153,9 +159,17 @@ func (l *life) once(ctx context.Context) (again time.Duration, err error) {
 	err = s.run(ctx)
 	s.close(ctx)
 	refused, ok := errors.AsType[*Refused](err)
+	done, was := errors.AsType[*judged](err)
+	if !schemeOf(l.spec.To).is("http", "https") || !ok && !was && !errors.Is(err, errAnew) {
+		l.broke = true
+	}
 	switch {
 	case errors.Is(err, errAnew):
 		return 0, nil
+	case was:
+		return done.again, done.err
+	case schemeOf(l.spec.To).is("tcp-listen") && ctx.Err() == nil && sameFault(err, s.sink.Err()):
+		return 0, errLeft
 	case !ok || ctx.Err() != nil:
 		return 0, err
 	case s.playing.Load():
@@ -164,6 +178,12 @@ func (l *life) once(ctx context.Context) (again time.Duration, err error) {
 		return l.refused(refused)
 	}
 }
+
+// errLeft ends a session of tcp-listen whose last receiver has left: that is no fault.
+var errLeft = errors.New("the last receiver has left")
+
+// sameFault says whether err, not nil, is or wraps what a sink says of itself.
+func sameFault(err, of error) bool { return of != nil && errors.Is(err, of) }
 
 // refused judges a message that the receiver did not take.
 func (l *life) refused(r *Refused) (again time.Duration, err error) {
@@ -174,6 +194,11 @@ func (l *life) refused(r *Refused) (again time.Duration, err error) {
 	for p := range l.tried {
 		if p <= at || len(l.tried) >= maxTried {
 			delete(l.tried, p)
+		}
+	}
+	for p := range l.doomed {
+		if p <= at {
+			delete(l.doomed, p) // it was given up, or its device was removed
 		}
 	}
 	l.tried[r.Position]++

@@ -50,8 +50,8 @@ type Config struct {
 
 // Log is what forwarders need of the log; history.Log is it.
 type Log interface {
-	// Cursor gives «<epoch>-<position>».
-	Cursor(p signalbox.Position) string
+	// AppendCursor appends «<epoch>-<position>» to dst.
+	AppendCursor(dst []byte, p signalbox.Position) []byte
 	Since(ctx context.Context, q history.SinceQuery, yield func(*signalbox.Entry) error) error
 	Committed() signalbox.Position
 	OnCommit(f func(signalbox.Position))
@@ -93,6 +93,10 @@ type Manager struct {
 	turns   chan struct{} // to read what is far behind
 	waiting atomic.Int64  // for a turn
 
+	// orphans are names of which something is stored, and which nobody has any more. Run drops that:
+	// who opens the hub without serving may not know the configuration that the hub serves with.
+	orphans []string
+
 	limits limits
 }
 
@@ -104,8 +108,8 @@ type limits struct {
 
 // New makes the forwarders of the configuration and of the store. It is called when the log is
 // restored and before it runs; nothing is sent before Run. What a file says wrong gives
-// KindInvalid. Whatever is stored of forwarders that neither the file nor the API has any more is
-// dropped.
+// KindInvalid. The place of a forwarder that is new in the file is stored at once: from here on it
+// misses nothing.
 func New(ctx context.Context, cfg Config, parts Parts) (*Manager, error) {
 	if cfg.Max <= 0 {
 		cfg.Max = DefaultMax
@@ -180,12 +184,17 @@ func (f *forwarder) read(row *store.Forwarder) {
 	}
 	if len(row.Secrets) > 0 {
 		plain, err := f.m.parts.Unseal(sealPurpose, row.Secrets)
+		var secret sealed
 		if err == nil {
-			err = json.Unmarshal(plain, &f.spec.Secrets)
+			err = json.Unmarshal(plain, &secret)
 		}
 		if err != nil {
 			f.broken = "its secrets cannot be read: " + err.Error()
 			return
+		}
+		f.spec.Secrets = secret.Secrets
+		if secret.To != "" {
+			f.spec.To = secret.To
 		}
 	}
 	if err := f.spec.Check(); err != nil {
@@ -196,7 +205,6 @@ func (f *forwarder) read(row *store.Forwarder) {
 // loadPlaces finds out where everyone goes on.
 func (m *Manager) loadPlaces(ctx context.Context) error {
 	end := m.parts.Log.Committed()
-	var orphans []string
 	for _, f := range *m.running.Load() {
 		f.place.now = place{cursor: end, sent: end} // a new one begins at the end
 		f.place.dirty = time.Now()
@@ -204,7 +212,7 @@ func (m *Manager) loadPlaces(ctx context.Context) error {
 	err := m.parts.Store.ForwarderPlaces(ctx, func(row store.ForwarderPlace) error {
 		f := m.all[row.Name]
 		if f == nil {
-			orphans = append(orphans, row.Name)
+			m.orphans = append(m.orphans, row.Name)
 			return nil
 		}
 		f.resume(&row, end)
@@ -227,22 +235,67 @@ func (m *Manager) loadPlaces(ctx context.Context) error {
 	for name, n := range dead {
 		if f := m.all[name]; f != nil {
 			f.stats.Dead.Store(n)
-		} else if !slices.Contains(orphans, name) {
-			orphans = append(orphans, name)
+		} else if !slices.Contains(m.orphans, name) {
+			m.orphans = append(m.orphans, name)
 		}
 	}
-	if len(orphans) == 0 {
+	return m.storeNew(ctx)
+}
+
+// storeNew stores the places of forwarders that have none yet, or one that the log has not. When
+// that is not possible now they are stored later, as others are.
+func (m *Manager) storeNew(ctx context.Context) error {
+	var rows []store.ForwarderPlace
+	var news []*forwarder
+	for _, f := range *m.running.Load() {
+		if p := &f.place; !p.known || p.stored.cursor > p.now.cursor {
+			news, rows = append(news, f), append(rows, f.row(p.now))
+		}
+	}
+	if len(rows) == 0 {
 		return nil
 	}
-	m.cfg.Logger.Warn("forwarders are no longer configured; their places in the log and their dead letters are dropped", "forwarders", orphans)
-	return m.parts.Store.Update(ctx, func(tx *store.Tx) error {
-		for _, name := range orphans {
-			if err := tx.DeleteForwarder(ctx, name); err != nil {
+	err := m.parts.Store.Update(ctx, func(tx *store.Tx) error {
+		for _, f := range news {
+			now := f.place.now
+			turn := f.place.hedge(now)
+			tx.Then(func() { f.place.wrote(now, turn) })
+		}
+		return tx.PutForwarderPlaces(ctx, rows)
+	})
+	if err != nil && ctx.Err() == nil {
+		m.cfg.Logger.Warn("where new forwarders begin could not be stored; it is stored as soon as possible", "err", err)
+		return nil
+	}
+	return err
+}
+
+// dropOrphans drops what is stored of forwarders that neither the file nor the API has any more.
+func (m *Manager) dropOrphans(ctx context.Context) {
+	m.changing.Lock()
+	defer m.changing.Unlock()
+	m.mu.Lock()
+	m.orphans = slices.DeleteFunc(m.orphans, func(name string) bool { return m.all[name] != nil }) // made anew meanwhile
+	m.mu.Unlock()
+	if len(m.orphans) == 0 {
+		return
+	}
+	bounded, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	err := m.parts.Store.Update(bounded, func(tx *store.Tx) error {
+		for _, name := range m.orphans {
+			if err := tx.DeleteForwarder(bounded, name); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		m.cfg.Logger.Warn("what is stored of forwarders that are no longer configured could not be dropped; the next start does", "forwarders", m.orphans, "err", err)
+		return
+	}
+	m.cfg.Logger.Warn("forwarders are no longer configured; their places in the log and their dead letters were dropped", "forwarders", m.orphans)
+	m.orphans = nil
 }
 
 // resume takes up a stored place. The log may be shorter than it was, when an older backup was
@@ -291,6 +344,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	keeping, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var keeper sync.WaitGroup
+	m.dropOrphans(ctx)
 	keeper.Go(func() { m.keepPlaces(keeping) })
 	nudge(m.dirtied)
 	m.mu.Lock()
@@ -326,7 +380,7 @@ func (m *Manager) start(f *forwarder) {
 
 // encoder makes an encoder for a spec.
 func (m *Manager) encoder(spec *Spec) (*encoder, error) {
-	e, err := newEncoder(spec, m.parts.Log.Cursor, m.run)
+	e, err := newEncoder(spec, m.parts.Log.AppendCursor, m.run)
 	if err == nil {
 		e.command = m.parts.Command
 	}

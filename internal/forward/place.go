@@ -39,6 +39,8 @@ type placing struct {
 	known       bool
 	dirty       time.Time // since when the two differ; zero: they do not
 	gone        bool      // the forwarder was removed: nothing is written any more
+	// turn counts writings. The end of one that was known late says nothing when another began.
+	turn uint64
 }
 
 // cursor is the position up to which everything is settled.
@@ -69,38 +71,49 @@ func (p *placing) change(f func(now *place)) (first bool) {
 
 // take gives the place as it is to be written, if it is due. What is about to be written counts
 // as stored where that is the careful choice.
-func (p *placing) take(least time.Duration) (place, bool) {
+func (p *placing) take(least time.Duration) (now place, turn uint64, due bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.gone || p.dirty.IsZero() || time.Since(p.dirty) < least {
-		return place{}, false
+		return place{}, 0, false
 	}
-	p.hedge(p.now)
-	return p.now, true
+	return p.now, p.hedge(p.now), true
 }
 
-// hedge says that next may replace what is stored. The caller holds mu.
-func (p *placing) hedge(next place) {
+// hedge says that next may replace what is stored, and gives the turn of its writing. The caller
+// holds mu.
+func (p *placing) hedge(next place) (turn uint64) {
+	p.turn++
 	p.known = false
 	p.stored.flowing = p.stored.flowing && next.flowing
 	p.stored.sent = min(p.stored.sent, next.sent)
+	return p.turn
 }
 
 // wrote says that what take gave is stored.
-func (p *placing) wrote(w place) {
+func (p *placing) wrote(w place, turn uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if turn != p.turn {
+		return
+	}
 	p.stored, p.known, p.dirty = w, true, time.Time{}
 	if p.now != w {
 		p.dirty = time.Now()
 	}
 }
 
-// covers says whether a kill after a message was sent would be known to have come after it.
-func (p *placing) covers(at signalbox.Position) bool {
+// flows says whether a kill after messages up to at were sent would be known to have come after
+// them. Unless that is so whatever happens, the place is flowing from here on: a writing of it
+// that begins later must not take back what is stored.
+func (p *placing) flows(at signalbox.Position) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.stored.flowing || at <= p.stored.sent
+	if at <= min(p.stored.sent, p.now.sent) {
+		return true
+	}
+	p.now.flowing = true
+	return p.stored.flowing
 }
 
 // row is a place as the database has it.
@@ -123,14 +136,15 @@ func (f *forwarder) moved(change func(now *place)) {
 type taken struct {
 	of     []*forwarder
 	places []place
+	turns  []uint64
 	rows   []store.ForwarderPlace
 }
 
 // gather takes the places that are due. The caller has the turn to write.
 func (m *Manager) gather(least time.Duration) (t taken) {
 	for _, f := range *m.running.Load() {
-		if p, ok := f.place.take(least); ok {
-			t.of, t.places, t.rows = append(t.of, f), append(t.places, p), append(t.rows, f.row(p))
+		if p, turn, ok := f.place.take(least); ok {
+			t.of, t.places, t.turns, t.rows = append(t.of, f), append(t.places, p), append(t.turns, turn), append(t.rows, f.row(p))
 		}
 		if len(t.of) == ridePlaces {
 			break
@@ -144,7 +158,7 @@ func (t *taken) wrote(err error) {
 		return
 	}
 	for i, f := range t.of {
-		f.place.wrote(t.places[i])
+		f.place.wrote(t.places[i], t.turns[i])
 	}
 }
 
@@ -241,10 +255,9 @@ func (m *Manager) anyDirty() bool {
 // enter sees to it that a kill from now on is known to have come when messages up to at, and
 // those that follow, may have been sent.
 func (f *forwarder) enter(ctx context.Context, at signalbox.Position) error {
-	if f.place.covers(at) {
+	if f.place.flows(at) {
 		return nil
 	}
-	f.moved(func(now *place) { now.flowing = true })
 	return f.write(ctx, nil)
 }
 
@@ -272,9 +285,9 @@ func (f *forwarder) write(ctx context.Context, also func(ctx context.Context, tx
 			}
 		}
 		f.place.mu.Lock()
-		f.place.hedge(p)
+		turn := f.place.hedge(p)
 		f.place.mu.Unlock()
-		tx.Then(func() { f.place.wrote(p) })
+		tx.Then(func() { f.place.wrote(p, turn) })
 		return tx.PutForwarderPlaces(ctx, []store.ForwarderPlace{f.row(p)})
 	})
 }

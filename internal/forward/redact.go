@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"encoding/base64"
 	"net/url"
 	"strings"
 )
@@ -48,7 +49,12 @@ func shownQuery(raw string) string {
 // HidesSecret says whether a URL was shown by ShownURL and lacks what that left out, so that it
 // cannot be set.
 func HidesSecret(to string) bool {
-	return strings.Contains(to, "="+hidden) || strings.Contains(to, ":"+hidden+"@")
+	for _, shown := range []string{"=" + hidden, "?" + hidden, "&" + hidden, ":" + hidden + "@"} {
+		if strings.Contains(to, shown) {
+			return true
+		}
+	}
+	return false
 }
 
 // Scrub takes the secrets of a forwarder out of a text that is to be shown or logged: its URL is
@@ -58,6 +64,9 @@ func Scrub(text string, spec *Spec) string {
 		text = strings.ReplaceAll(text, spec.To, ShownURL(spec.To))
 	}
 	secrets := []string{spec.Secrets.HMAC, spec.Secrets.Bearer, spec.Secrets.Password}
+	if spec.Secrets.Password != "" { // as HTTP Basic has it, in what a receiver repeats
+		secrets = append(secrets, base64.StdEncoding.EncodeToString([]byte(spec.Username+":"+spec.Secrets.Password)))
+	}
 	if u, err := url.Parse(spec.To); err == nil {
 		if u.RawQuery != "" {
 			text = strings.ReplaceAll(text, u.RawQuery, shownQuery(u.RawQuery))

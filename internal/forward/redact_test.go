@@ -20,6 +20,11 @@ func TestShownURL(t *testing.T) {
 			t.Errorf("%s is shown as %s, want %s", to, got, want)
 		}
 	}
+	for _, to := range []string{"https://a.example/in?***", "https://a.example/in?a=b&***"} {
+		if !HidesSecret(to) {
+			t.Errorf("%s is not told from a whole one", to)
+		}
+	}
 	if !HidesSecret("https://a.example/?key=***") || !HidesSecret("mqtt://hub:***@b.example") || HidesSecret("https://a.example/?key=s3cret") {
 		t.Error("a shown URL is not told from a whole one")
 	}
@@ -36,5 +41,12 @@ func TestScrub(t *testing.T) {
 	}
 	if !strings.HasSuffix(got, " at 1") {
 		t.Errorf("too much was taken out: %s", got)
+	}
+}
+
+func TestScrubBasic(t *testing.T) {
+	spec := &Spec{To: "https://a.example/", Username: "hub", Secrets: Secrets{Password: "open sesame"}}
+	if got := Scrub("you sent Basic aHViOm9wZW4gc2VzYW1l", spec); got != "you sent Basic ***" {
+		t.Errorf("got %s", got)
 	}
 }

@@ -49,7 +49,8 @@ type Sink interface {
 	// Send hands over messages in their order, and returns when the transport has taken them all.
 	// Their memory is lent for the call. An error means that the sink is of no use any more:
 	// whoever sends closes it, waits and opens another, which gets again what was not settled. A
-	// *Refused names a message that the receiver does not want; everything before it is settled.
+	// *Refused names a message that the receiver does not want; everything before it is settled, and
+	// if it says Usable the sink goes on. An *Unsent around the error tells what cannot have left.
 	// Positions grow within a batch and from batch to batch. What a replay plays, and dead letters
 	// that are sent again, go their own ways: over TCP, UDP and WebSocket they have the position of
 	// what was sent before them; over HTTP and MQTT their own, and come when everything else is
@@ -76,10 +77,28 @@ type Refused struct {
 	Permanent bool
 	// After is how long the receiver wants to be left alone; 0: it did not say.
 	After time.Duration
+	// Usable says, of what Send returned, that the sink goes on: nothing is under way, and it may be
+	// given what follows the message, or the message again. What it was given behind the message may
+	// have arrived or not, and is to come again.
+	Usable bool
 }
 
 // Error implements error.
 func (e *Refused) Error() string { return e.Reason }
+
+// Unsent is the error of a Send that knows that not all it was given can have left: of the batch,
+// nothing at or behind From was begun. It is Err in all other respects; a message that Err, a
+// *Refused, names counts as begun.
+type Unsent struct {
+	From signalbox.Position
+	Err  error
+}
+
+// Error implements error.
+func (e *Unsent) Error() string { return e.Err.Error() }
+
+// Unwrap gives what went wrong.
+func (e *Unsent) Unwrap() error { return e.Err }
 
 // ErrTarget is the error of those who have to do with the target's address: it is not allowed,
 // or does not exist. It is told to whoever set the forwarder.

@@ -1,10 +1,12 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -29,6 +31,20 @@ const (
 // errStuck says that a receiver took messages and never said that it has them.
 var errStuck = errors.New("the receiver does not confirm what it was sent")
 
+// stallAfter is how long messages may be on their way, and none of them settled, until that is told.
+// TCP without acknowledgements settles within seconds; other transports wait no longer than the
+// spec's timeout.
+const stallAfter = 30 * time.Second
+
+// judged is the end of a session in which a refusal was judged already.
+type judged struct {
+	again time.Duration
+	err   error
+}
+
+// Error implements error.
+func (e *judged) Error() string { return e.err.Error() }
+
 // session is the time of one sink. All but take is of the engine's goroutine.
 type session struct {
 	l    *life
@@ -52,6 +68,13 @@ type session struct {
 	base  signalbox.Position
 	parts []part
 	bytes int
+
+	// since is when something was settled last, or when the first of the queue was sent; stall
+	// fires when that may be too long ago, and stalled says that it is.
+	since   time.Time
+	stall   *time.Timer
+	armed   bool
+	stalled bool
 }
 
 // part is a batch of messages on their way.
@@ -63,25 +86,34 @@ type part struct {
 // left is how many messages are on their way.
 func (s *session) left() int { return len(s.queue) - s.head }
 
-// push notes messages that are about to be on their way.
-func (s *session) push(msgs []Message) (again, size int) {
-	if s.left() == 0 {
-		s.base = s.handed
+// push notes messages that are on their way.
+func (s *session) push(msgs []Message) {
+	if len(msgs) == 0 {
+		return
 	}
+	if s.left() == 0 {
+		s.base, s.since = s.handed, time.Now()
+		if !s.armed {
+			s.stall.Reset(s.patience())
+			s.armed = true
+		}
+	}
+	size := 0
 	for i := range msgs {
 		m := &msgs[i]
 		s.queue = append(s.queue, uint32(m.Position-s.handed)) //nolint:gosec // see give
 		s.handed = m.Position
-		size += len(m.Body) + len(m.Data)
-		if m.Redelivered {
-			again++
-		}
+		size += m.size()
 	}
 	s.scanned = max(s.scanned, s.handed)
 	s.parts = append(s.parts, part{s.handed, size})
 	s.bytes += size
-	return again, size
 }
+
+func (m *Message) size() int { return len(m.Body) + len(m.Data) }
+
+// patience is how long nothing may be settled.
+func (s *session) patience() time.Duration { return max(stallAfter, 2*s.l.spec.Timeout) }
 
 // pop takes off what is settled up to at, and says how many messages that was.
 func (s *session) pop(at signalbox.Position) (n int) {
@@ -142,11 +174,19 @@ func (s *session) open(ctx context.Context) error {
 		return err
 	}
 	s.sink = sink
-	if l.opened {
-		f.stats.Reconnects.Add(1)
+	if !schemeOf(l.spec.To).is("http", "https") {
+		s.connected()
 	}
-	l.opened = true
 	return nil
+}
+
+// connected counts a connection. A webhook has one when the first request goes out on it.
+func (s *session) connected() {
+	l := s.l
+	if l.opened && l.broke {
+		s.f.stats.Reconnects.Add(1)
+	}
+	l.opened, l.broke = true, false
 }
 
 // run sends until something goes wrong; without an error the sink is to be opened anew at once.
@@ -154,7 +194,12 @@ func (s *session) run(ctx context.Context) error {
 	l, f := s.l, s.f
 	s.feed = l.begin(ctx, f.place.cursor(), f.mark, l.seq)
 	defer func() { s.feed.close() }()
+	s.stall = time.NewTimer(s.patience())
+	s.stall.Stop()
+	defer s.stall.Stop()
 	s.pace()
+	tick := time.NewTicker(skipLogEvery)
+	defer tick.Stop()
 	for {
 		if f.job != nil {
 			if err := s.play(ctx); err != nil {
@@ -168,6 +213,7 @@ func (s *session) run(ctx context.Context) error {
 			if !ok {
 				return fmt.Errorf("the log cannot be read: %w", s.feed.err)
 			}
+			s.feed.took()
 			if err := s.send(ctx, b); err != nil {
 				return err
 			}
@@ -179,23 +225,46 @@ func (s *session) run(ctx context.Context) error {
 			}
 			return errors.New("the connection to the target ended")
 		case <-s.moved:
+		case <-tick.C:
+			f.tellSkipped(l.logger, false)
+		case <-s.stall.C:
+			s.advance()
+			s.checkStall()
 		}
 		s.advance()
 		s.pace()
 	}
 }
 
-// pace notes whether the forwarder keeps up.
+// checkStall tells of a receiver that takes messages and does not say that it has them.
+func (s *session) checkStall() {
+	s.armed = s.left() > 0
+	if !s.armed {
+		return
+	}
+	rest := s.patience() - time.Since(s.since)
+	if rest > 0 {
+		s.stall.Reset(rest)
+		return
+	}
+	s.stall.Reset(s.patience())
+	if !s.stalled {
+		s.stalled = true
+		s.l.tell(fmt.Errorf("the receiver has not acknowledged anything for %s", s.patience()))
+	}
+}
+
+// pace notes whether the forwarder keeps up. After a fault it does when something was settled.
 func (s *session) pace() {
 	end := s.f.m.parts.Log.Committed()
+	if s.scanned >= end && s.left() == 0 {
+		s.fine() // connected, and nothing waits
+	}
 	state := StateFlowing
 	if end > s.scanned+catchingUp {
 		state = StateCatchingUp
 	}
-	s.f.enters(state)
-	if s.scanned >= end && s.left() == 0 {
-		s.fine() // connected, and nothing waits
-	}
+	s.f.goesOn(state)
 }
 
 // fine notes that the target does what it should.
@@ -214,6 +283,7 @@ func (s *session) advance() {
 	}
 	if n > 0 {
 		s.f.stats.Settled.Add(int64(n))
+		s.since, s.stalled = time.Now(), false
 		s.l.failed = 0
 		s.fine()
 	}
@@ -227,17 +297,20 @@ func (s *session) send(ctx context.Context, b *batch) error {
 	for _, sk := range b.skips {
 		s.skip(&sk)
 	}
-	from := 0
-	for i := range b.msgs {
-		r := s.l.doomed[b.msgs[i].Position]
-		if r == nil && b.drafts[i].reason != "" {
-			r = &Refused{Position: b.msgs[i].Position, Reason: b.drafts[i].reason, Permanent: true}
-		}
-		if r == nil {
+	for from := 0; from < len(b.msgs); {
+		i, r := s.doomed(b, from)
+		if err := s.give(ctx, b.msgs[from:i]); err != nil {
+			refused, ok := s.resumes(err)
+			if !ok {
+				return err
+			}
+			if from, err = s.judge(b, refused); err != nil {
+				return err
+			}
 			continue
 		}
-		if err := s.give(ctx, b.msgs[from:i]); err != nil {
-			return err
+		if r == nil {
+			break
 		}
 		if err := s.flush(ctx); err != nil {
 			return err
@@ -247,10 +320,9 @@ func (s *session) send(ctx context.Context, b *batch) error {
 		}
 		s.handed, s.scanned = max(s.handed, r.Position), max(s.scanned, r.Position)
 		s.f.mark = max(s.f.mark, r.Position)
+		s.l.failed = 0
+		s.fine() // it has answered
 		from = i + 1
-	}
-	if err := s.give(ctx, b.msgs[from:]); err != nil {
-		return err
 	}
 	f := s.f
 	s.scanned, s.l.seq = max(s.scanned, b.scanned), b.seq
@@ -276,17 +348,100 @@ func (s *session) give(ctx context.Context, msgs []Message) error {
 		}
 		s.handed = msgs[0].Position - 1
 	}
-	again, size := s.push(msgs)
-	s.f.mark = max(s.f.mark, last)
-	s.f.stats.Sent.Add(int64(len(msgs)))
-	s.f.stats.Redelivered.Add(int64(again))
-	s.f.stats.Bytes.Add(int64(size))
-	return s.refusal(s.sink.Send(ctx, msgs))
+	err := s.sink.Send(ctx, msgs)
+	begun := msgs[:begunOf(msgs, err)]
+	s.count(begun)
+	if r, ok := usable(err); ok {
+		// What is at and behind the refused message is not on its way: it comes again.
+		n, _ := slices.BinarySearchFunc(begun, r.Position, byPosition)
+		begun = begun[:n]
+	}
+	s.push(begun)
+	return s.refusal(err)
+}
+
+// begunOf says how many messages may have left when Send returned err.
+func begunOf(msgs []Message, err error) int {
+	u, ok := errors.AsType[*Unsent](err)
+	if !ok {
+		return len(msgs)
+	}
+	n, _ := slices.BinarySearchFunc(msgs, u.From, byPosition)
+	return n
+}
+
+func byPosition(m Message, at signalbox.Position) int { return cmp.Compare(m.Position, at) }
+
+// usable gives a refusal behind which the sink goes on.
+func usable(err error) (*Refused, bool) {
+	r, ok := errors.AsType[*Refused](err)
+	return r, ok && r.Usable
+}
+
+// count counts messages that may have left.
+func (s *session) count(msgs []Message) {
+	if len(msgs) == 0 {
+		return
+	}
+	s.connected()
+	f := s.f
+	f.mark = max(f.mark, msgs[len(msgs)-1].Position)
+	again, size := 0, 0
+	for i := range msgs {
+		size += msgs[i].size()
+		if msgs[i].Redelivered {
+			again++
+		}
+	}
+	f.stats.Sent.Add(int64(len(msgs)))
+	f.stats.Redelivered.Add(int64(again))
+	f.stats.Bytes.Add(int64(size))
+}
+
+// doomed finds the next message from an index on that is to become a dead letter, and why; without
+// one it gives the end.
+func (s *session) doomed(b *batch, from int) (int, *Refused) {
+	for i := from; i < len(b.msgs); i++ {
+		if r := s.l.doomed[b.msgs[i].Position]; r != nil {
+			return i, r
+		}
+		if why := b.drafts[i].reason; why != "" {
+			return i, &Refused{Position: b.msgs[i].Position, Reason: why, Permanent: true}
+		}
+	}
+	return len(b.msgs), nil
+}
+
+// resumes says whether the batch in hand can go on behind an error: the sink can be used, and what
+// may have left already can be given the mark without reading it again.
+func (s *session) resumes(err error) (*Refused, bool) {
+	r, ok := usable(err)
+	if !ok || s.l.enc.format == FormatTemplate && s.l.enc.template.has(pieceRedelivered) && s.f.mark > r.Position {
+		return nil, false
+	}
+	return r, true
+}
+
+// judge judges a refusal in the midst of a batch. Without an error the batch goes on at an index, with
+// the message that has become a dead letter.
+func (s *session) judge(b *batch, r *Refused) (from int, err error) {
+	s.advance()
+	if again, err := s.l.refused(r); err != nil {
+		return 0, &judged{again, err}
+	}
+	from, _ = slices.BinarySearchFunc(b.msgs, r.Position, byPosition)
+	for i := from; i < len(b.msgs) && b.msgs[i].Position <= s.f.mark; i++ {
+		m := &b.msgs[i]
+		if !m.Redelivered {
+			m.Redelivered, m.Body = true, asRedelivered(s.l.spec.Format, m.Body)
+		}
+	}
+	return from, nil
 }
 
 // refusal takes it that everything before a refused message is settled.
 func (s *session) refusal(err error) error {
-	if r, ok := errors.AsType[*Refused](err); ok && !s.playing.Load() && r.Position > 0 && r.Position <= s.handed {
+	if r, ok := errors.AsType[*Refused](err); ok && !s.playing.Load() && r.Position > 0 && r.Position <= s.f.mark {
 		s.take(r.Position - 1)
 	}
 	return err
@@ -328,7 +483,8 @@ func (s *session) skip(sk *skip) {
 	s.scanned = max(s.scanned, sk.to)
 	if n > 0 {
 		f.stats.Skipped.Add(n)
-		f.tellSkipped(s.l.logger, n, sk.why)
+		f.skips.n, f.skips.why = f.skips.n+n, sk.why
+		f.tellSkipped(s.l.logger, false)
 	}
 }
 

@@ -66,7 +66,7 @@ type Spec struct {
 	TLS TLS
 
 	// Secrets, of which the API shows only that they are there: HMAC signs webhooks, Bearer is sent
-	// as Authorization (ws, http), Password is for MQTT and, with Username, HTTP Basic.
+	// as Authorization (ws, http), Password is for MQTT and, with Username, HTTP Basic (ws, http).
 	Secrets Secrets
 
 	Paused bool

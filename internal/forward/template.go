@@ -234,13 +234,21 @@ type values struct {
 	stamps *stamps
 }
 
-// append renders the template. In a topic reason says, if it is not empty, why what it gives
-// cannot be used.
+// maxFilled bounds what a template gives, in bytes, so that one which names a large object many times
+// does not take the hub's memory.
+const maxFilled = 4 << 20
+
+// append renders the template. reason says, if it is not empty, why what it gives cannot be used;
+// of what became too large nothing is given.
 func (t *Template) append(dst []byte, v *values) (out []byte, reason string) {
+	begin := len(dst)
 	for i := range t.pieces {
 		p := &t.pieces[i]
 		from := len(dst)
 		dst = p.append(dst, v)
+		if len(dst)-begin > maxFilled {
+			return dst[:begin], "what the template gives is larger than " + strconv.Itoa(maxFilled>>20) + " MiB"
+		}
 		if t.topic && p.kind != pieceText {
 			if reason := unfit(p, dst[from:]); reason != "" {
 				return dst, reason

@@ -1,9 +1,14 @@
 package forward
 
 import (
+	"context"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"signalbox"
+	"signalbox/internal/history"
 )
 
 // TestBackoff counts the tries while a target is away.
@@ -134,5 +139,58 @@ func TestNoneWaitsForAnother(t *testing.T) {
 			}
 		}
 		w.end()
+	})
+}
+
+// countingLog counts how often the log is read.
+type countingLog struct {
+	Log
+	reads atomic.Int64
+}
+
+func (l *countingLog) Since(ctx context.Context, q history.SinceQuery, yield func(*signalbox.Entry) error) error {
+	l.reads.Add(1)
+	return l.Log.Since(ctx, q, yield)
+}
+
+// slow is a target that takes its time for each batch.
+type slow struct{ discard }
+
+func (s *slow) Open(_ context.Context, settled func(signalbox.Position)) (Sink, error) {
+	s.settled = settled
+	return s, nil
+}
+
+func (s *slow) Send(ctx context.Context, batch []Message) error {
+	time.Sleep(2 * parkAfter)
+	return s.discard.Send(ctx, batch)
+}
+
+// TestSlowReceiver has a receiver that is slower than the log can be read: each beginning to read
+// costs something, and has to be worth that.
+func TestSlowReceiver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		target := &slow{}
+		w := begin(t, t.TempDir(), Config{Max: smallLimits}, []string{"box1"}, only(target))
+		log := &countingLog{Log: w.log}
+		w.m.parts.Log = log
+		spec := simple("{field.n}")
+		spec.Paused = true
+		if _, err := w.m.Add(t.Context(), spec, ""); err != nil {
+			t.Fatal(err)
+		}
+		const messages = 700 // a hundred batches
+		for range messages {
+			w.put(t, 0, `{"n":1}`)
+		}
+		w.wait(t, w.log.Head())
+		if err := w.m.Pause(t.Context(), "to", false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		w.end()
+		if n := log.reads.Load(); target.n != messages || n > 100/queueBatches+5 {
+			t.Errorf("%d of %d messages arrived; the log was read %d times", target.n, messages, n)
+		}
 	})
 }

@@ -193,6 +193,11 @@ func (g *Gateway) Leave(remote netip.AddrPort) {
 	}
 }
 
+// Crowded tells that there are too many connections, of the address or in all, and how an upgrade of
+// one more is answered; nil: there is room. It is for upgrades on other ports that have the gateway
+// for their ws.Gate.
+func (g *Gateway) Crowded(address netip.Addr) *ws.Refusal { return g.crowded(address) }
+
 func (g *Gateway) crowded(address netip.Addr) *ws.Refusal {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -53,7 +53,7 @@ func BenchmarkMessages(b *testing.B) {
 		{"every", 1000, 1, func(int) live.Options { return live.Options{Filter: live.Filter{Every: time.Second}} }},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
-			r, publish := benchRig(b, bench.devices, live.Config{Intake: 8 << 20, Queue: 64 << 20})
+			r, publish := benchRig(b, bench.devices, live.Config{Intake: 8 << 20, Queue: 64 << 20, Choices: bench.viewers})
 			r.run(b)
 			ctx, cancel := context.WithCancel(b.Context())
 			var viewers sync.WaitGroup

@@ -46,7 +46,8 @@
 //     had any, and everything else of that time, in the order of the log. Ticks are at least Every
 //     apart, and one comes at once after a silence; only 256 KiB of what is no telemetry bring one
 //     forward. What is read from history is thinned by the times of receipt.
-//   - History. It has imported telemetry as soon as that is sealed, which is not announced: a
+//   - History. While the database server is away viewers stay, and wait for what they missed.
+//     It has imported telemetry as soon as that is sealed, which is not announced: a
 //     resuming viewer may see it. What retention drops meanwhile is not shown and not counted.
 //     Events of devices that are removed by now are left out everywhere; types are those that
 //     devices have now.
@@ -57,8 +58,12 @@
 //     Viewer.Next, Cursor and Close are for one goroutine; one who reads history has a second,
 //     for which Close waits. With no viewer the hub costs the bus one atomic load an entry.
 //   - Limits. At most Config.Viewers at a time; further ones get KindLimited, code too_many_viewers.
+//     A device is heard by at most Config.Choices different choices of fields or every that have
+//     all devices, as many that have its type, and as many that have itself; further ones get code
+//     too_many_choices: otherwise one who may only read could make Run too slow for everybody.
 //     Config.Resumes viewers read history at the same time; others wait for their turn, which ends
-//     for one that does not take what was read within 2 s, or, when others wait, after 10 s.
+//     for one that does not take what was read within 2 s, or, when others wait, within 50 ms, or
+//     after 10 s.
 //   - Memory. Blocks are given to the collector when the last viewer has let go of them; one has
 //     about 64 KiB at most, and an event more. A snapshot is made piece by piece, as it is
 //     written. A group with Every holds a message a device.

@@ -105,6 +105,38 @@ func (x *index) drop(g *group) {
 	x.each(g, without)
 }
 
+// fieldsAChoice is how many fields count as one of Config.Choices.
+const fieldsAChoice = 32
+
+// weight is how many of Config.Choices g counts for: what it costs Run for each message besides
+// what it shares with other groups.
+func (g *group) weight() int {
+	switch {
+	case g.choice != nil:
+		return (len(g.filter.Fields) + fieldsAChoice - 1) / fieldsAChoice
+	case g.thin != nil:
+		return 1
+	default:
+		return 0
+	}
+}
+
+// crowded tells whether g is too much for what hears one of its devices already.
+func (x *index) crowded(g *group, most int) (crowded bool) {
+	if g.weight() == 0 {
+		return false
+	}
+	x.each(g, func(list []*group) []*group {
+		sum := g.weight()
+		for _, other := range list {
+			sum += other.weight()
+		}
+		crowded = crowded || sum > most
+		return list
+	})
+	return crowded
+}
+
 // each changes the lists that g belongs into.
 func (x *index) each(g *group, change func([]*group) []*group) {
 	for _, id := range g.filter.Devices {

@@ -54,7 +54,7 @@ func New(cfg Config, parts Parts) *Hub {
 	for _, d := range []struct {
 		value *int
 		to    int
-	}{{&cfg.Viewers, 1000}, {&cfg.Queue, 4 << 20}, {&cfg.Intake, 32 << 20}, {&cfg.Resume, 5_000_000}, {&cfg.Resumes, 4}} {
+	}{{&cfg.Viewers, 1000}, {&cfg.Choices, 32}, {&cfg.Queue, 4 << 20}, {&cfg.Intake, 32 << 20}, {&cfg.Resume, 5_000_000}, {&cfg.Resumes, 4}} {
 		if *d.value <= 0 {
 			*d.value = d.to
 		}

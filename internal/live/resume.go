@@ -14,10 +14,16 @@ import (
 const (
 	// near is how many positions a viewer may be behind its group when it joins the queue.
 	near = 10_000
-	// patience is how long a viewer that reads history may take for a piece, and turnMost how long
-	// it reads when others wait for their turn. After that it has to wait for another turn.
+	// patience is how long a viewer that reads history may take for a piece, hurried that when
+	// others wait for their turn, and turnMost how long it reads then. After that it has to wait
+	// for another turn.
 	patience = 2 * time.Second
+	hurried  = 50 * time.Millisecond
 	turnMost = 10 * time.Second
+	// retryAfter is when history is asked again that could not be read.
+	retryAfter = time.Second
+	// lookEvery is after how many entries a reader that finds nothing looks whether its turn is over.
+	lookEvery = 1024
 )
 
 // errTurn ends a turn at reading history before its end.
@@ -38,7 +44,8 @@ type reader struct {
 
 	buf    []byte
 	events int
-	last   signalbox.Position
+	last   signalbox.Position // of the last event in buf, or before
+	seen   int                // entries since it was looked whether the turn is over
 
 	pieces chan piece // closed at the end
 	err    error      // why, then; nil: the viewer has joined its queue and has all before that
@@ -154,9 +161,21 @@ func (r *reader) run(ctx context.Context, after signalbox.Position) {
 		r.err = ctx.Err()
 		return
 	}
-	defer func() { <-h.turns }()
 	r.began = time.Now()
 	r.err = r.read(ctx, after)
+	<-h.turns
+	if signalbox.KindOf(r.err) != signalbox.KindUnavailable {
+		return
+	}
+	// The database server is away. The viewer stays, and gets what it missed when it is back.
+	timer := time.NewTimer(retryAfter)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		r.err = errTurn
+	case <-ctx.Done():
+	case <-h.ended:
+	}
 }
 
 // read reads until the viewer has joined its queue and has everything before that.
@@ -189,6 +208,12 @@ func (r *reader) read(ctx context.Context, after signalbox.Position) error {
 
 // entry adds e if the viewer wants it.
 func (r *reader) entry(ctx context.Context, e *signalbox.Entry) error {
+	if r.seen++; r.seen >= lookEvery {
+		r.seen = 0
+		if r.over() {
+			return r.leave(ctx, e.Position-1)
+		}
+	}
 	if e.Kind > signalbox.EntryAlert || r.v.group.kinds&(1<<e.Kind) == 0 {
 		return nil
 	}
@@ -216,6 +241,25 @@ func (r *reader) entry(ctx context.Context, e *signalbox.Entry) error {
 	kept.Body = slices.Clone(e.Body)
 	r.thin.add(&kept, r.began)
 	return nil
+}
+
+// over tells whether the turn is over: others wait.
+func (r *reader) over() bool {
+	return r.v.hub.queued.Load() > 0 && time.Since(r.began) > turnMost
+}
+
+// leave ends a turn behind position p: so it goes on there even if nothing was found.
+func (r *reader) leave(ctx context.Context, p signalbox.Position) error {
+	if r.thin != nil {
+		if err := r.release(ctx); err != nil {
+			return err
+		}
+	}
+	r.last = p
+	if err := r.send(ctx); err != nil {
+		return err
+	}
+	return errTurn
 }
 
 // release writes what was kept back.
@@ -275,7 +319,11 @@ func (r *reader) send(ctx context.Context) error {
 	select {
 	case r.pieces <- p:
 	default:
-		timer := time.NewTimer(patience)
+		wait := patience
+		if r.v.hub.queued.Load() > 0 {
+			wait = hurried
+		}
+		timer := time.NewTimer(wait)
 		defer timer.Stop()
 		select {
 		case r.pieces <- p:
@@ -285,7 +333,7 @@ func (r *reader) send(ctx context.Context) error {
 			return errTurn
 		}
 	}
-	if r.v.hub.queued.Load() > 0 && time.Since(r.began) > turnMost {
+	if r.over() {
 		return errTurn
 	}
 	return nil

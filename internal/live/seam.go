@@ -65,6 +65,10 @@ type Log interface {
 type Config struct {
 	// Viewers is how many may watch at a time (default 1,000).
 	Viewers int
+	// Choices bounds the different choices of fields or every that hear one device: so many with
+	// all devices, so many with its type, and so many with itself (default 32); each 32 fields count as
+	// one. Each costs Run some microseconds a message, and one with every memory for each device.
+	Choices int
 	// Queue bounds what waits for one viewer, in bytes (default 4 MiB). Blocks are shared: a
 	// thousand viewers of the same do not take a thousand times as much.
 	Queue int
@@ -95,7 +99,7 @@ type Stats struct {
 	Encoded, Blocks atomic.Int64
 	// Delivered are events that viewers took, Lagged those that did not fit into their queues.
 	Delivered, Lagged atomic.Int64
-	// Refused are viewers that were one too many.
+	// Refused are viewers, or choices, that were one too many.
 	Refused atomic.Int64
 	// Resumed are viewers that came with a cursor and got what they had missed, Unresumable
 	// those that could not.

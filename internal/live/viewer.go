@@ -61,7 +61,7 @@ type Viewer struct {
 }
 
 // Join begins to watch. The viewer must be closed. KindLimited (too_many_viewers) when there are
-// Config.Viewers already, KindInvalid for a cursor that is none or a filter that chooses nothing
+// Config.Viewers already (too_many_choices: more than Config.Choices), KindInvalid for a cursor that is none or a filter that chooses nothing
 // that exists.
 func (h *Hub) Join(ctx context.Context, o Options) (*Viewer, error) {
 	if err := ctx.Err(); err != nil {
@@ -135,14 +135,12 @@ func (h *Hub) join(v *Viewer, kinds uint8) error {
 	}
 	if h.viewers >= h.cfg.Viewers {
 		h.stats.Refused.Add(1)
-		return signalbox.Errorf(signalbox.KindLimited, "too_many_viewers", "%d viewers watch already; no more are allowed at a time", h.viewers)
+		return signalbox.Errorf(signalbox.KindLimited, "too_many_viewers", "%d viewers watch already; no more are allowed at a time (live.viewers)", h.viewers)
 	}
 	if h.viewers == 0 {
 		h.watched.Store(true) // before the log is asked: what comes behind head is on the bus
 		h.at = max(h.at, h.log.Head())
 	}
-	h.viewers++
-	h.stats.Viewers.Store(int64(h.viewers))
 	key := v.opts.key(v.opts.Format, kinds)
 	g := h.index.groups[key]
 	if g != nil && v.away && v.from > h.handed(g) {
@@ -159,9 +157,15 @@ func (h *Hub) join(v *Viewer, kinds uint8) error {
 		if g.filter.Every > 0 {
 			g.thin = newThinner(g.filter.Every)
 		}
+		if h.index.crowded(g, h.cfg.Choices) {
+			h.stats.Refused.Add(1)
+			return signalbox.Errorf(signalbox.KindLimited, "too_many_choices", "with this one, more than %d different choices of fields or every would hear the same devices, each %d fields counting for one, which is too much work: choose what another viewer has chosen, no fields and no every, or other devices", h.cfg.Choices, fieldsAChoice)
+		}
 		h.index.put(g)
 		h.stats.Groups.Store(int64(len(h.index.groups)))
 	}
+	h.viewers++
+	h.stats.Viewers.Store(int64(h.viewers))
 	v.group, v.place = g, len(g.viewers)
 	g.viewers = append(g.viewers, v)
 	at := h.handed(g)

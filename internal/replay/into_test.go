@@ -101,3 +101,43 @@ func TestStartInto(t *testing.T) {
 		}
 	})
 }
+
+// stuck is a sink that takes nothing.
+type stuck struct{ *closing }
+
+// Deliver waits for the end of ctx.
+func (stuck) Deliver(ctx context.Context, _ *Status, _ []Event) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// TestStopStuck holds that a replay that is stopped does not wait for a sink that takes nothing.
+func TestStopStuck(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := manager(every(10, time.Second))
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- m.Run(ctx) }()
+		synctest.Wait()
+		s := stuck{&closing{sink: newSink()}}
+		made, err := m.StartInto(Options{Into: "forwarder site"}, s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if err := m.Stop(made.ID); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		if s.closed != 1 {
+			t.Errorf("the sink was closed %d times", s.closed)
+		}
+		if status, err := m.Get(made.ID); err != nil || status.Reason != ReasonStopped || status.Fault != "" || status.Sent != 0 {
+			t.Errorf("it stands as %+v, %v", status, err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+}

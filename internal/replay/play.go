@@ -27,7 +27,7 @@ type Sink interface {
 	// there. One that has not is served only by replays made with Options.Unmarked.
 	CarriesMark() bool
 	// Deliver gives the sink events, in order; they are lent for the call. It blocks as long as
-	// the sink takes, and the replay waits for it.
+	// the sink takes, and the replay waits for it; ctx ends when the replay does.
 	Deliver(ctx context.Context, s *Status, events []Event) error
 	// Tell says that the replay plays, was moved, is paused or has ended.
 	Tell(ctx context.Context, s *Status) error
@@ -301,7 +301,7 @@ func (v *view) play(ctx context.Context, o *orders) error {
 	if !v.stamp(events, now) {
 		return nil
 	}
-	if err := v.sink.Deliver(ctx, &o.status, events); err != nil {
+	if ended, err := v.deliver(ctx, &o.status, events); err != nil || ended {
 		return err
 	}
 	v.spoke = time.Now()
@@ -309,6 +309,33 @@ func (v *view) play(ctx context.Context, o *orders) error {
 	v.rest = v.rest[n:]
 	v.sent(events)
 	return nil
+}
+
+// deliver gives events to the sink. A replay that ends meanwhile does not wait for a sink that
+// does not take them: ended says so.
+func (v *view) deliver(ctx context.Context, s *Status, events []Event) (ended bool, err error) {
+	within, cut := context.WithCancel(ctx)
+	defer cut()
+	v.m.mu.Lock()
+	over := v.r.reason != ""
+	if !over && v.r.viewer == v.number {
+		v.r.cut = cut
+	}
+	v.m.mu.Unlock()
+	if over {
+		return true, nil
+	}
+	err = v.sink.Deliver(within, s, events)
+	v.m.mu.Lock()
+	defer v.m.mu.Unlock()
+	if v.r.viewer == v.number {
+		v.r.cut = nil
+	}
+	ended = err != nil && v.r.reason != "" && ctx.Err() == nil
+	if ended {
+		err = nil
+	}
+	return ended, err
 }
 
 // stamp shifts times where that is wanted. It reports false when the view is out of date.

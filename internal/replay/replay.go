@@ -197,6 +197,7 @@ type replay struct {
 	shifted bool
 	started time.Time
 	ended   time.Time
+	cut     context.CancelFunc // of a delivery under way to the present sink; nil: there is none
 }
 
 // place is where in the log a replay goes on.
@@ -396,6 +397,9 @@ func (r *replay) tell() {
 
 func (r *replay) end(reason string, at time.Time) {
 	r.reason, r.ended = reason, at
+	if r.cut != nil {
+		r.cut() // it may be a long wait
+	}
 	r.tell()
 }
 

@@ -118,6 +118,13 @@ func (tx *Tx) PutForwarderPlaces(ctx context.Context, places []ForwarderPlace) e
 	return nil
 }
 
+// SuspectForwarders says of all forwarders that what the log has may have been sent: in a restored
+// backup what was sent after it was made is not known.
+func (tx *Tx) SuspectForwarders(ctx context.Context) error {
+	_, err := tx.Exec(ctx, `UPDATE forwarder_place SET flowing = 1`)
+	return wrap("store the place of a forwarder", err)
+}
+
 // ForwarderPlaces calls yield for the place of each forwarder, by name. What it gets may be kept.
 func (s *Store) ForwarderPlaces(ctx context.Context, yield func(p ForwarderPlace) error) error {
 	return s.each(ctx, "the places of forwarders", `SELECT name, settled, sent, flowing, counters FROM forwarder_place ORDER BY name`, func(rows *sql.Rows) error {

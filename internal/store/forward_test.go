@@ -75,6 +75,11 @@ func testForwarders(t *testing.T, db *storetest.Database) {
 	update(t, st, func(ctx context.Context, tx *store.Tx) error {
 		return tx.PutForwarderPlaces(ctx, nil)
 	})
+	update(t, st, func(ctx context.Context, tx *store.Tx) error { return tx.SuspectForwarders(ctx) })
+	for i := range places {
+		places[i].Flowing = true
+	}
+	wantPlaces(t, st, places)
 
 	update(t, st, func(ctx context.Context, tx *store.Tx) error {
 		for _, name := range []string{"one", "in the file", "nobody"} {

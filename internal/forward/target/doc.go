@@ -21,5 +21,6 @@
 //   - Concurrency. Every goroutine belongs to a sink or a target, whose Close waits for it.
 //   - Safety. A guard checks each address when its socket is about to connect (guard.go). Redirects
 //     are refused, proxies of the environment are not used, and what receivers send is bounded:
-//     lines of acknowledgement, frames and answers are small, or the connection ends.
+//     lines of acknowledgement, frames and answers are small, or the connection ends; and what
+//     they send without end is read no faster than some 8 MiB/s.
 package target

@@ -107,12 +107,43 @@ func (g *guard) permitAddr(target string, a netip.Addr) error {
 }
 
 func (g *guard) allows(a netip.Addr) bool {
-	return slices.ContainsFunc(g.allow, func(p netip.Prefix) bool {
-		if p.Addr().Is4In6() && p.Bits() >= 96 {
-			p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	return slices.ContainsFunc(g.allow, func(p netip.Prefix) bool { return unmapped(p).Contains(a) })
+}
+
+// unmapped gives a network of IPv4 as one, however it was written.
+func unmapped(p netip.Prefix) netip.Prefix {
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	return p
+}
+
+// permitListen reports whether a forwarder may open a port for the computers of these networks. Who
+// sets one through the API opens it to loopback, and to networks that forward.allow lists, alone:
+// a port of the hub's machine is more than a way out of it.
+func (g *guard) permitListen(target string, from []netip.Prefix) error {
+	if g.trusted {
+		return nil
+	}
+	for _, network := range from {
+		network = unmapped(network)
+		within := func(p netip.Prefix) bool {
+			p = unmapped(p)
+			return p.Bits() <= network.Bits() && p.Contains(network.Addr())
 		}
-		return p.Contains(a)
-	})
+		if !isLoopback(network) && !slices.ContainsFunc(g.allow, within) {
+			return signalbox.Wrap(signalbox.KindForbidden, "target_not_allowed", forward.ErrTarget,
+				"%s is not allowed for the computers of %s: a forwarder set through the API may be open to this machine, "+
+					"and to networks listed in the setting forward.allow", target, network)
+		}
+	}
+	return nil
+}
+
+// isLoopback reports whether a network is a part of loopback.
+func isLoopback(p netip.Prefix) bool {
+	p = unmapped(p)
+	return p.Addr().IsLoopback() && (p.Bits() >= 8 && p.Addr().Is4() || p.IsSingleIP())
 }
 
 // CheckLiteral checks the host of a URL when it is an address and no name, so that it can be

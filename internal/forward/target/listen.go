@@ -27,11 +27,14 @@ const (
 // With one receiver at a time it promises what tcpTarget does: while nobody is connected nothing is
 // consumed, and the next receiver gets what the last one is not known to have. With several, each
 // line goes to those connected at that moment, and counts as received when all of them have it. One
-// that goes away while others stay has missed what they got meanwhile. One that makes no room for
+// that goes away while others stay has missed what they got meanwhile; when they came after what it
+// lacks, it may be one of them that came back: all are sent away then, and the next sink begins again
+// with that. One that makes no room for
 // another block in its buffer within spec.Timeout is cut, so that it holds up the others no longer.
 type listenTarget struct {
 	address string
 	allow   []netip.Prefix
+	trusted bool // the configuration file set the target
 	config  peerConfig
 	buffer  int
 	logger  *slog.Logger
@@ -45,18 +48,21 @@ type listenTarget struct {
 	waiting  []net.Conn  // connected while no sink is open, the oldest first
 	sink     *listenSink // open at present
 	closed   bool
-	refused  int
-	toldAt   time.Time
+	refused  tale
+	left     tale
 }
 
-func newListen(spec *forward.Spec, logger *slog.Logger) (forward.Target, error) {
+func newListen(spec *forward.Spec, g *guard, logger *slog.Logger) (forward.Target, error) {
 	address, err := hostPort(spec)
 	if err != nil {
 		return nil, err
 	}
 	t := &listenTarget{
-		address: address, allow: slices.Clone(spec.Allow), config: configOf(spec), buffer: receiverBuffer,
+		address: address, allow: slices.Clone(spec.Allow), trusted: g.trusted, config: configOf(spec), buffer: receiverBuffer,
 		logger: logger, arrival: make(chan struct{}, 1), done: make(chan struct{}),
+	}
+	if err := g.permitListen("tcp-listen://"+address, t.allow); err != nil {
+		return nil, err
 	}
 	host, _, _ := net.SplitHostPort(address) // put together by hostPort
 	own, err := netip.ParseAddr(host)
@@ -74,11 +80,17 @@ func newListen(spec *forward.Spec, logger *slog.Logger) (forward.Target, error) 
 
 // checkOwn refuses to listen to the network when nobody from there may connect.
 func (t *listenTarget) checkOwn(own netip.Addr) error {
-	if len(t.allow) > 0 || own.Unmap().IsLoopback() {
+	// Who sets it through the API shall not even open a port at which nobody is let in.
+	open := len(t.allow) > 0 && (t.trusted || !allOf(t.allow, isLoopback))
+	if open || own.Unmap().IsLoopback() {
 		return nil
 	}
 	return signalbox.Wrap(signalbox.KindInvalid, "invalid_target", forward.ErrTarget,
 		"tcp-listen://%s is open to the network; list in allow the networks whose computers may connect, or listen on 127.0.0.1", t.address)
+}
+
+func allOf(list []netip.Prefix, is func(netip.Prefix) bool) bool {
+	return !slices.ContainsFunc(list, func(p netip.Prefix) bool { return !is(p) })
 }
 
 // admits reports whether a computer may connect.
@@ -185,17 +197,40 @@ func (t *listenTarget) take(conn net.Conn) (why string) {
 	return ""
 }
 
-// tellRefused says so in the log, at most every ten seconds.
+// tale is a thing that happens again and again: it is told at most every ten seconds, with how often.
+// The caller holds the lock.
+type tale struct {
+	times  int
+	toldAt time.Time
+}
+
+func (t *tale) happens() (times int, tell bool) {
+	t.times++
+	if !t.toldAt.IsZero() && time.Since(t.toldAt) < 10*time.Second {
+		return 0, false
+	}
+	times = t.times
+	t.times, t.toldAt = 0, time.Now()
+	return times, true
+}
+
+// tellRefused tells of a computer that was not let in.
 func (t *listenTarget) tellRefused(from net.Addr, why string) {
 	t.mu.Lock()
-	t.refused++
-	count, tell := t.refused, time.Since(t.toldAt) >= 10*time.Second
-	if tell {
-		t.refused, t.toldAt = 0, time.Now()
-	}
+	count, tell := t.refused.happens()
 	t.mu.Unlock()
 	if tell {
 		t.logger.Warn("a receiver was refused", "address", from.String(), "reason", why, "times", count)
+	}
+}
+
+// tellLeft tells of a receiver that has gone.
+func (t *listenTarget) tellLeft(from net.Addr, why error) {
+	t.mu.Lock()
+	count, tell := t.left.happens()
+	t.mu.Unlock()
+	if tell {
+		t.logger.Info("a receiver has left", "address", from.String(), "reason", why, "times", count)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"signalbox"
@@ -286,6 +287,26 @@ func TestListenPortInUse(t *testing.T) {
 	if _, err := target.Open(within(t), settledNothing); err == nil || !strings.Contains(err.Error(), there.Addr().String()) {
 		t.Errorf("Open gave %v", err)
 	}
+}
+
+// TestTale tells once of what happens a thousand times.
+func TestTale(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var left tale
+		told, times := 0, 0
+		for range 1000 {
+			if n, tell := left.happens(); tell {
+				told, times = told+1, times+n
+			}
+		}
+		if told != 1 || times != 1 {
+			t.Errorf("it was told %d times, of %d", told, times)
+		}
+		time.Sleep(10 * time.Second)
+		if n, tell := left.happens(); !tell || n != 1000 {
+			t.Errorf("afterwards it was told (%v) of %d", tell, n)
+		}
+	})
 }
 
 func TestListenOnANameThatIsNotLoopback(t *testing.T) {

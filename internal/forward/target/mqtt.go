@@ -198,8 +198,11 @@ func (s *mqttSink) Send(ctx context.Context, batch []forward.Message) error {
 	defer stop()
 	s.conn.cork()
 	for i := range batch {
+		if err := s.Err(); err != nil {
+			return &forward.Unsent{From: batch[i].Position, Err: s.end(ctx, err)}
+		}
 		if err := s.publish(ctx, &batch[i]); err != nil {
-			return s.end(ctx, err)
+			return &forward.Unsent{From: batch[i].Position + 1, Err: s.end(ctx, err)}
 		}
 	}
 	if err := s.flush(ctx); err != nil {
@@ -220,9 +223,6 @@ func (s *mqttSink) end(ctx context.Context, err error) error {
 }
 
 func (s *mqttSink) publish(ctx context.Context, m *forward.Message) error {
-	if err := s.Err(); err != nil {
-		return err
-	}
 	if refused := s.unfit(m); refused != nil {
 		// Everything before it has to be settled.
 		if err := s.flush(ctx); err != nil {
@@ -263,8 +263,14 @@ func (s *mqttSink) publish(ctx context.Context, m *forward.Message) error {
 func (s *mqttSink) unfit(m *forward.Message) error {
 	if err := packet.CheckTopic(m.Topic); err != nil {
 		return &forward.Refused{
-			Position: m.Position, Permanent: true, Status: int(packet.TopicNameInvalid),
-			Reason: fmt.Sprintf("nothing can be published to the topic %q: %v", m.Topic, err),
+			Position: m.Position, Permanent: true, Usable: true, Status: int(packet.TopicNameInvalid),
+			Reason: fmt.Sprintf("nothing can be published to the topic %q: %v", clipped(m.Topic), err),
+		}
+	}
+	if m.Topic[0] == '$' { // a placeholder made it so: the texts of devices are not to reach the broker's own topics
+		return &forward.Refused{
+			Position: m.Position, Permanent: true, Usable: true, Status: int(packet.TopicNameInvalid),
+			Reason: fmt.Sprintf("nothing is published to the topic %q: topics that begin with «$» are the broker's own", clipped(m.Topic)),
 		}
 	}
 	if s.maxPacket == 0 {
@@ -272,7 +278,7 @@ func (s *mqttSink) unfit(m *forward.Message) error {
 	}
 	if size := s.size(m); size > int(s.maxPacket) {
 		return &forward.Refused{
-			Position: m.Position, Permanent: true, Status: int(packet.PacketTooLarge),
+			Position: m.Position, Permanent: true, Usable: true, Status: int(packet.PacketTooLarge),
 			Reason: fmt.Sprintf("the message is a packet of %d bytes; the broker takes at most %d", size, s.maxPacket),
 		}
 	}

@@ -27,7 +27,8 @@ type mqttConn struct {
 	net.Conn
 	version packet.Version
 	timeout time.Duration
-	r       *bufio.Reader
+	paced   *pacedReader
+	r       *bufio.Reader // of paced
 	buf     []byte
 	unread  []byte // of the packet that is being given out
 	seen    packet.Packet
@@ -46,7 +47,8 @@ type mqttConn struct {
 }
 
 func newMQTTConn(c net.Conn, v packet.Version, timeout time.Duration) *mqttConn {
-	return &mqttConn{Conn: c, version: v, timeout: timeout, r: bufio.NewReaderSize(c, 4<<10), over: make(chan struct{})}
+	paced := &pacedReader{from: c}
+	return &mqttConn{Conn: c, version: v, timeout: timeout, paced: paced, r: bufio.NewReaderSize(paced, 4<<10), over: make(chan struct{})}
 }
 
 // locked is the connection as the 5.0 library wants it.
@@ -129,6 +131,7 @@ func (c *mqttConn) Read(p []byte) (int, error) {
 // next reads a packet and looks at it.
 func (c *mqttConn) next() error {
 	c.buf = c.buf[:0]
+	c.paced.took()
 	for {
 		b, err := c.r.ReadByte()
 		if err != nil {

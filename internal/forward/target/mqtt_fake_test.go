@@ -235,6 +235,7 @@ func TestMQTTRefusals(t *testing.T) {
 		{"not authorized", nil, answer(packet.NotAuthorized), nil, true, packet.NotAuthorized},
 		{"payload", nil, answer(packet.PayloadFormatInvalid), nil, true, packet.PayloadFormatInvalid},
 		{"topic of the message", nil, answer(0), func(m *forward.Message) { m.Topic = "out/#" }, true, packet.TopicNameInvalid},
+		{"topic of the broker's own", nil, answer(0), func(m *forward.Message) { m.Topic = "$SYS/broker" }, true, packet.TopicNameInvalid},
 		{"no topic", nil, answer(0), func(m *forward.Message) { m.Topic = "" }, true, packet.TopicNameInvalid},
 		{"too large", small, answer(0), func(m *forward.Message) { m.Body = bytes.Repeat([]byte("x"), 90) }, true, packet.PacketTooLarge},
 	}

@@ -12,7 +12,8 @@ import (
 
 // New makes the target that spec.To names; it does not connect. trusted says that the
 // configuration file set it: any address may be used. Otherwise an address that is not public is
-// refused unless allow lists it: here when To says it in digits, at Open when a name leads to it.
+// refused unless allow lists it: here when To says it in digits, at Open when a name leads to it; and
+// a listener may be open to loopback and to networks of allow alone.
 // source names this hub to receivers of CloudEvents: a URI reference, as /signalbox/<instance>.
 // Errors are of KindInvalid or KindForbidden, and wrap forward.ErrTarget.
 func New(spec *forward.Spec, trusted bool, allow []netip.Prefix, source string, logger *slog.Logger) (forward.Target, error) {
@@ -35,7 +36,7 @@ func New(spec *forward.Spec, trusted bool, allow []netip.Prefix, source string, 
 	case "tcp":
 		return newTCP(spec, g, logger)
 	case "tcp-listen":
-		return newListen(spec, logger)
+		return newListen(spec, g, logger)
 	case "udp":
 		return newUDP(spec, g, logger)
 	case "ws", "wss":

@@ -128,6 +128,13 @@ func (p *peer) write(ctx context.Context, b *block) error {
 	return nil
 }
 
+// given is how many bytes the peer's system was given.
+func (p *peer) given() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.bytes
+}
+
 // offer notes what the peer may acknowledge from now on.
 func (p *peer) offer(b *block) {
 	p.mu.Lock()
@@ -176,8 +183,9 @@ func connFault(err error) error {
 // ends.
 func (p *peer) read() {
 	defer close(p.ended)
+	from := &pacedReader{from: p.conn}
 	if p.config.ack {
-		lines := bufio.NewReaderSize(p.conn, maxAckLine)
+		lines := bufio.NewReaderSize(from, maxAckLine)
 		for {
 			line, err := lines.ReadSlice('\n')
 			if errors.Is(err, bufio.ErrBufferFull) {
@@ -188,6 +196,7 @@ func (p *peer) read() {
 				p.ends(err)
 				return
 			}
+			from.took()
 			if err := p.acknowledge(bytes.TrimSpace(line)); err != nil {
 				p.fail(err) //nolint:errcheck // told to the sender
 				return
@@ -196,7 +205,7 @@ func (p *peer) read() {
 	}
 	dropped := make([]byte, 512)
 	for {
-		if _, err := p.conn.Read(dropped); err != nil {
+		if _, err := from.Read(dropped); err != nil {
 			p.ends(err)
 			return
 		}

@@ -13,7 +13,7 @@ import (
 )
 
 // listenSink sends to all receivers of a listenTarget that are connected. It is broken when the last
-// one has left.
+// one has left, or one of which the others were not given all that it lacks.
 type listenSink struct {
 	target  *listenTarget
 	settled func(signalbox.Position)
@@ -52,7 +52,7 @@ func (s *listenSink) join(conn net.Conn) (over bool, why string) {
 		return false, "there are as many receivers as one forwarder may have"
 	}
 	r := &receiver{
-		limit: s.target.buffer, has: s.offered,
+		limit: s.target.buffer, has: s.offered, since: s.offered,
 		work: make(chan struct{}, 1), room: make(chan struct{}, 1), wrote: make(chan struct{}),
 	}
 	p, err := newPeer(conn, s.target.config, s.offered, func(position signalbox.Position) { s.arrived(r, position) })
@@ -88,16 +88,26 @@ func (s *listenSink) keep(r *receiver) {
 	closed := s.closed
 	if !closed {
 		s.receivers = slices.DeleteFunc(s.receivers, func(other *receiver) bool { return other == r })
-		if len(s.receivers) == 0 && s.err == nil {
+		if s.err == nil && !s.covers(r.has) {
 			s.err = err
 			close(s.broken)
 		}
 	}
 	s.mu.Unlock()
 	if !closed {
-		s.target.logger.Info("a receiver has left", "address", r.conn.RemoteAddr().String(), "reason", err)
+		s.target.tellLeft(r.conn.RemoteAddr(), err)
 		s.tell()
 	}
+}
+
+// covers says whether the receivers that are there make up for one that has left and has everything
+// up to position: at least one was given all that comes behind it. Else they came when that was under
+// way, and are perhaps the one that has left. The caller holds mu.
+func (s *listenSink) covers(position signalbox.Position) bool {
+	if len(s.receivers) > 0 && position >= s.offered {
+		return true
+	}
+	return slices.ContainsFunc(s.receivers, func(r *receiver) bool { return r.since <= position })
 }
 
 // connected are the receivers at present.
@@ -146,12 +156,13 @@ func (s *listenSink) Send(ctx context.Context, batch []forward.Message) error {
 		b := makeBlock(nil, batch, s.target.config.ack)
 		batch = batch[b.messages:]
 		s.mu.Lock()
-		s.offered = b.last
-		all, err := slices.Clone(s.receivers), s.err
-		s.mu.Unlock()
-		if err != nil {
-			return err
+		if err := s.err; err != nil {
+			s.mu.Unlock()
+			return &forward.Unsent{From: b.first, Err: err}
 		}
+		s.offered = b.last
+		all := slices.Clone(s.receivers)
+		s.mu.Unlock()
 		full := slices.DeleteFunc(all, func(r *receiver) bool { return r.put(&b) })
 		if len(full) == 0 {
 			continue
@@ -160,7 +171,7 @@ func (s *listenSink) Send(ctx context.Context, batch []forward.Message) error {
 		for _, r := range full {
 			if err := r.putWhenRoom(ctx, &b, patience); err != nil {
 				patience.Stop()
-				return err
+				return &forward.Unsent{From: b.last + 1, Err: err}
 			}
 		}
 		patience.Stop()
@@ -187,10 +198,10 @@ func (s *listenSink) Flush(ctx context.Context) error {
 	}
 }
 
-// Broken implements forward.Sink: closed when no receiver is left.
+// Broken implements forward.Sink: closed when no receiver is left that makes up for the others.
 func (s *listenSink) Broken() <-chan struct{} { return s.broken }
 
-// Err implements forward.Sink: why the last receiver left.
+// Err implements forward.Sink: why that receiver left.
 func (s *listenSink) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -215,8 +226,9 @@ type receiver struct {
 	*peer
 
 	limit int
-	// has is the position up to which the receiver has everything; guarded by the sink.
-	has signalbox.Position
+	// has is the position up to which the receiver has everything, since that behind which it was
+	// given what came; guarded by the sink.
+	has, since signalbox.Position
 
 	work  chan struct{} // holds a token when there is something to write, or no more will come
 	room  chan struct{} // holds a token when there is more room

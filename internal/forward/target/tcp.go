@@ -61,8 +61,12 @@ type tcpSink struct {
 func (s *tcpSink) Send(ctx context.Context, batch []forward.Message) error {
 	for len(batch) > 0 {
 		b := makeBlock(s.memory[:0], batch, s.config.ack)
+		before := s.given()
 		if err := s.write(ctx, &b); err != nil {
-			return err
+			if s.given() == before {
+				return &forward.Unsent{From: b.first, Err: err}
+			}
+			return &forward.Unsent{From: b.last + 1, Err: err}
 		}
 		s.memory, batch = b.lines, batch[b.messages:]
 	}

@@ -198,6 +198,7 @@ func TestNewRefuses(t *testing.T) {
 		name, to string
 		trusted  bool
 		want     string // part of the error; "": none
+		allow    string // of the spec, with blanks between
 	}{
 		{name: "unknown scheme", to: "ftp://h:1", want: "ftp"},
 		{name: "no port", to: "tcp://h", want: "no port"},
@@ -216,9 +217,23 @@ func TestNewRefuses(t *testing.T) {
 		{name: "listening to the network", to: "tcp-listen://0.0.0.0:1", trusted: true, want: "allow"},
 		{name: "listening everywhere", to: "tcp-listen://:1", trusted: true, want: "allow"},
 		{name: "listening on loopback", to: "tcp-listen://127.0.0.1:1"},
+		{name: "listening to all in the file", to: "tcp-listen://:1", trusted: true, allow: "0.0.0.0/0 ::/0"},
+		{name: "listening to all through the API", to: "tcp-listen://:1", allow: "0.0.0.0/0", want: "forward.allow"},
+		{name: "listening to all of IPv6 through the API", to: "tcp-listen://[::]:1", allow: "::/0", want: "forward.allow"},
+		{name: "listening to more than is allowed", to: "tcp-listen://:1", allow: "192.168.6.0/23", want: "192.168.6.0/23"},
+		{name: "listening to more than loopback", to: "tcp-listen://127.0.0.1:1", allow: "126.0.0.0/7", want: "forward.allow"},
+		{name: "listening to what is allowed and more", to: "tcp-listen://:1", allow: "192.168.7.9/32 8.8.8.8/32", want: "8.8.8.8/32"},
+		{name: "listening to a mapped network", to: "tcp-listen://:1", allow: "::ffff:10.0.0.0/104", want: "10.0.0.0/8"},
+		{name: "listening to what is allowed", to: "tcp-listen://:1", allow: "192.168.7.128/25 127.0.0.1/32 ::1/128"},
+		{name: "a port for nobody through the API", to: "tcp-listen://:1", allow: "127.0.0.0/8", want: "open to the network"},
+		{name: "loopback for loopback through the API", to: "tcp-listen://[::1]:1", allow: "::1/128"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			target, err := New(&forward.Spec{Name: "f", To: c.to}, c.trusted, own, "/signalbox/test", quiet())
+			spec := &forward.Spec{Name: "f", To: c.to}
+			for network := range strings.FieldsSeq(c.allow) {
+				spec.Allow = append(spec.Allow, netip.MustParsePrefix(network))
+			}
+			target, err := New(spec, c.trusted, own, "/signalbox/test", quiet())
 			if c.want == "" {
 				if err != nil {
 					t.Fatal(err)

@@ -84,17 +84,21 @@ type udpSink struct {
 
 // Send implements forward.Sink.
 func (s *udpSink) Send(ctx context.Context, batch []forward.Message) error {
-	if err := s.conn.SetWriteDeadline(time.Now().Add(s.target.timeout)); err != nil {
-		return s.fail(err)
+	err := s.conn.SetWriteDeadline(time.Now().Add(s.target.timeout))
+	if err == nil {
+		err = s.Err()
+	}
+	if err != nil && len(batch) > 0 {
+		return &forward.Unsent{From: batch[0].Position, Err: s.fail(err)}
 	}
 	for i := range batch {
 		if i%256 == 0 {
 			if err := ctx.Err(); err != nil {
-				return err
+				return &forward.Unsent{From: batch[i].Position, Err: err}
 			}
 		}
 		if err := s.datagram(ctx, &batch[i]); err != nil {
-			return s.fail(err)
+			return &forward.Unsent{From: batch[i].Position, Err: s.fail(err)}
 		}
 	}
 	if len(batch) > 0 {

@@ -26,8 +26,9 @@ const (
 	// maxAnswer is how much of an answer's body is read, in bytes; what says more loses its
 	// connection.
 	maxAnswer = 64 << 10
-	// maxQuote is how much of an answer's body a reason quotes, in bytes.
-	maxQuote = 200
+	// maxQuote is how much of an answer's body a reason quotes, in bytes; of maxLook bytes the secrets
+	// are taken out before, so that no part of one is left at the end of the quotation.
+	maxQuote, maxLook = 200, 40 << 10
 	// drainWait is how long the body of an answer may take after its header.
 	drainWait = time.Second
 	// maxRetryAfter bounds what a receiver may ask for.
@@ -114,45 +115,54 @@ func (w *webhook) Close() error {
 }
 
 // post sends one message and waits for the answer. nil: the receiver has it. *forward.Refused: it
-// answered that it does not take it. Any other error: nobody knows.
-func (w *webhook) post(ctx context.Context, m *forward.Message) error {
-	crossed, err := w.once(ctx, m, m.Redelivered)
-	if crossed && ctx.Err() == nil {
+// answered that it does not take it. Any other error: nobody knows. begun says that it had a
+// connection: else nothing of it left.
+func (w *webhook) post(ctx context.Context, m *forward.Message) (begun bool, err error) {
+	had, err := w.once(ctx, m, m.Redelivered)
+	if had.crossed && ctx.Err() == nil {
 		// A receiver may close a connection that was idle at the moment in which a request goes
 		// out on it. That is no fault; but the request may have been read.
 		_, err = w.once(ctx, m, true)
 	}
-	return err
+	return had.begun, err
 }
 
-// once is one request. crossed says that it failed on a connection that had served before.
-func (w *webhook) once(ctx context.Context, m *forward.Message, redelivered bool) (crossed bool, err error) {
+// attempt is what a request came to: begun says that it had a connection, crossed that it failed on
+// one that had served before.
+type attempt struct{ begun, crossed bool }
+
+// once is one request.
+func (w *webhook) once(ctx context.Context, m *forward.Message, redelivered bool) (had attempt, err error) {
 	within, cancel := context.WithTimeout(ctx, w.timeout)
 	defer cancel()
 	reused := false
 	traced := httptrace.WithClientTrace(within, &httptrace.ClientTrace{
-		GotConn: func(info httptrace.GotConnInfo) { reused = info.Reused },
+		GotConn: func(info httptrace.GotConnInfo) { had.begun, reused = true, info.Reused },
 	})
 	request, err := w.request(traced, m, redelivered)
 	if err != nil {
-		return false, err
+		return had, err
 	}
 	answer, err := w.client.Do(request)
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
-		return false, ctx.Err()
+		return had, ctx.Err()
 	case answer != nil: // a redirect; its body is closed
-		return false, fmt.Errorf("%w: %w", forward.ErrTarget, w.fault(err))
+		return had, fmt.Errorf("%w: %w", forward.ErrTarget, w.fault(err))
 	default:
-		return reused && !isTimeout(err), w.fault(err)
+		had.crossed = reused && !isTimeout(err)
+		return had, w.fault(err)
 	}
 	timer := time.AfterFunc(drainWait, cancel) // ends the reading
 	defer timer.Stop()
-	quote, _ := io.ReadAll(io.LimitReader(answer.Body, maxQuote))         // whatever comes: the status is the answer
+	var quote []byte
+	if answer.StatusCode < 200 || answer.StatusCode >= 300 {
+		quote, _ = io.ReadAll(io.LimitReader(answer.Body, maxLook)) // whatever comes: the status is the answer
+	}
 	_, _ = io.CopyN(io.Discard, answer.Body, maxAnswer-int64(len(quote))) // likewise
 	_ = answer.Body.Close()
-	return false, w.judge(m, answer, quote)
+	return had, w.judge(m, answer, quote)
 }
 
 // request makes the request of a message. Nothing of it is the message's memory, since a transport
@@ -192,13 +202,13 @@ func (w *webhook) judge(m *forward.Message, answer *http.Response, quote []byte)
 		words += " " + text
 	}
 	if said := printable(quote); said != "" {
-		words += fmt.Sprintf(": %q", forward.Scrub(said, &w.spec))
+		words += fmt.Sprintf(": %q", cut(forward.Scrub(said, &w.spec), maxQuote))
 	}
 	if status < 400 {
 		// Not a message's fault but the setting's: none is taken there, and none is given up.
 		return fmt.Errorf("%w: %s; a receiver of webhooks answers with 2xx", forward.ErrTarget, words)
 	}
-	refused := &forward.Refused{Position: m.Position, Reason: words, Status: status}
+	refused := &forward.Refused{Position: m.Position, Reason: words, Status: status, Usable: true}
 	switch status {
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
 		refused.After = retryAfter(answer.Header, time.Now())
@@ -243,9 +253,13 @@ func (w *webhook) fault(err error) error {
 	case network && op.Op != "dial":
 		return fmt.Errorf("the connection to the receiver broke: %s: %w", op.Op, op.Err) // without ports, which change
 	default:
-		return err
+		return w.bounded(err)
 	}
 }
+
+// bounded bounds an error that repeats what a receiver wrote: a line that is no HTTP, where it
+// redirects to.
+func (w *webhook) bounded(err error) error { return boundedFault(err, &w.spec) }
 
 // timeoutError is a wait that was too long.
 type timeoutError struct{ words string }

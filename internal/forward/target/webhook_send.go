@@ -28,7 +28,8 @@ import (
 // answered stays known to the target (type beyond), and is not sent again when the batch comes back.
 //
 // Faults. When a request has no answer nothing more is begun: the receiver is most likely away, and
-// each further request would wait as long.
+// each further request would wait as long. A message for which there was no connection was not begun,
+// nor was what is behind the last that was: *forward.Unsent tells so.
 type webhookSink struct {
 	*webhook
 	settled func(signalbox.Position)
@@ -70,11 +71,14 @@ type webhookRun struct {
 	until int
 	// settled is the index of the oldest message that is not done.
 	settled int
-	failed  map[int]error
+	// begun is the index behind the last message that had a connection.
+	begun  int
+	failed map[int]error
 }
 
 type outcome struct {
 	index int
+	begun bool
 	err   error
 }
 
@@ -110,7 +114,8 @@ func (r *webhookRun) send(ctx context.Context) {
 	for range workers {
 		all.Go(func() {
 			for i := range work {
-				outcomes <- outcome{i, r.sink.post(ctx, &r.batch[i])}
+				begun, err := r.sink.post(ctx, &r.batch[i])
+				outcomes <- outcome{i, begun, err}
 			}
 		})
 	}
@@ -131,6 +136,9 @@ func (r *webhookRun) send(ctx context.Context) {
 
 // take notes what became of a message.
 func (r *webhookRun) take(o outcome) {
+	if o.begun {
+		r.begun = max(r.begun, o.index+1)
+	}
 	if o.err != nil {
 		r.failed[o.index] = o.err
 		r.until = 0
@@ -192,6 +200,15 @@ func (r *webhookRun) result(ctx context.Context) error {
 		}
 	}
 	r.sink.beyond.add(has)
+	err := r.fault(ctx)
+	if from := max(r.begun, r.settled); from < len(r.batch) {
+		return &forward.Unsent{From: r.batch[from].Position, Err: err}
+	}
+	return err
+}
+
+// fault is why not everything is settled.
+func (r *webhookRun) fault(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}

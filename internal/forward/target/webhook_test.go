@@ -104,6 +104,10 @@ func TestWebhookAnswers(t *testing.T) {
 		{name: "422 with words", answer: func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, "no such\n station; your secret is bearer-secret", http.StatusUnprocessableEntity)
 		}, status: 422, permanent: true, words: `422 Unprocessable Entity: "no such station; your secret is ***"`},
+		{name: "422 with a secret that the quotation would cut", answer: func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, strings.Repeat("x", maxQuote-8)+" bearer-secret", http.StatusUnprocessableEntity)
+		}, status: 422, permanent: true, words: `xxx ***"`},
+		{name: "a redirect to a long address", answer: redirect(302, elsewhere.URL+"/"+strings.Repeat("y", 50_000)), target: true, words: "redirects (302)"},
 		{name: "408", answer: status(408), status: 408},
 		{name: "425", answer: status(425), status: 425},
 		{name: "429 with seconds", answer: later(429, "17"), status: 429, after: 17 * time.Second},
@@ -201,13 +205,22 @@ func TestWebhookFaults(t *testing.T) {
 		{"nobody listens", nobody, patience, "connection refused"},
 		{"no answer", receive(t, hang).URL, 100 * time.Millisecond, "the receiver did not answer within 100ms"},
 		{"reset", receive(t, reset).URL, patience, ""},
+		{"a long line that is no HTTP", receive(t, func(w http.ResponseWriter, _ *http.Request) {
+			c, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_, _ = io.WriteString(c, strings.Repeat("no HTTP ", 5000)+"\r\n\r\n")
+			_ = c.Close()
+		}).URL, patience, "malformed HTTP"},
 		{"closed", receive(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }).URL, patience, "closed the connection without an answer"},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			_, sink, a := openHook(t, &forward.Spec{Name: "f", To: test.to, Timeout: test.timeout, Parallel: 4})
 			err := sink.Send(t.Context(), telemetry(1, 1, 2, 3, 1, 2, 3))
-			if _, refused := errors.AsType[*forward.Refused](err); err == nil || refused || !strings.Contains(err.Error(), test.words) || a.get() != 0 {
+			if _, refused := errors.AsType[*forward.Refused](err); err == nil || refused || !strings.Contains(err.Error(), test.words) || a.get() != 0 || len(err.Error()) > 2*maxFault {
 				t.Errorf("got %v, settled %d", err, a.get())
 			}
 		})

@@ -43,6 +43,7 @@ type webSocketTarget struct {
 	header  http.Header
 	timeout time.Duration
 	scrub   func(string) string // takes secrets out of what the receiver says
+	bounded func(error) error   // bounds what repeats it
 }
 
 func newWebSocket(spec *forward.Spec, g *guard, logger *slog.Logger) (forward.Target, error) {
@@ -56,7 +57,8 @@ func newWebSocket(spec *forward.Spec, g *guard, logger *slog.Logger) (forward.Ta
 	secret := *spec
 	t := &webSocketTarget{
 		guard: g, url: to.String(), timeout: g.timeout, header: http.Header{},
-		scrub: func(text string) string { return forward.Scrub(text, &secret) },
+		scrub:   func(text string) string { return forward.Scrub(text, &secret) },
+		bounded: func(err error) error { return boundedFault(err, &secret) },
 	}
 	t.header.Set("User-Agent", "signalbox")
 	switch {
@@ -85,8 +87,10 @@ func (t *webSocketTarget) Open(ctx context.Context, settled func(signalbox.Posit
 	transport := t.guard.transport(t.tls)
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		var err error
-		raw, err = t.guard.DialContext(ctx, network, address)
-		return raw, err
+		if raw, err = t.guard.DialContext(ctx, network, address); err != nil {
+			return nil, err
+		}
+		return newPacedConn(raw), nil
 	}
 	defer transport.CloseIdleConnections()
 	conn, answer, err := websocket.Dial(dialling, t.url, &websocket.DialOptions{ //nolint:bodyclose // Dial says that nobody needs to
@@ -94,7 +98,7 @@ func (t *webSocketTarget) Open(ctx context.Context, settled func(signalbox.Posit
 		HTTPHeader: t.header,
 	})
 	if err != nil {
-		return nil, handshakeFault(answer, err)
+		return nil, t.bounded(handshakeFault(answer, err))
 	}
 	conn.SetReadLimit(maxFrameBack)
 	s := &webSocketSink{
@@ -158,11 +162,13 @@ func (s *webSocketSink) Send(ctx context.Context, batch []forward.Message) error
 	defer patience.Stop()
 	for i := range batch {
 		m := &batch[i]
-		if !s.fits(len(m.Body)) {
+		err := s.Err()
+		if err == nil && !s.fits(len(m.Body)) {
 			patience.Stop() // confirm has its own
-			if err := s.waitForWindow(ctx, len(m.Body)); err != nil {
-				return err
-			}
+			err = s.waitForWindow(ctx, len(m.Body))
+		}
+		if err != nil {
+			return &forward.Unsent{From: m.Position, Err: err}
 		}
 		kind := websocket.MessageText
 		if !utf8.Valid(m.Body) {
@@ -173,7 +179,7 @@ func (s *webSocketSink) Send(ctx context.Context, batch []forward.Message) error
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
 			}
-			return s.fail(s.fault(err))
+			return &forward.Unsent{From: m.Position + 1, Err: s.fail(s.fault(err))}
 		}
 		s.mu.Lock()
 		s.written = m.Position
