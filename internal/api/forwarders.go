@@ -67,7 +67,10 @@ type addForwarderInput struct {
 
 type changeForwarderInput struct {
 	ForwarderPath
-	Body struct{ ForwarderMembers }
+	Body struct {
+		Name Member[string] `json:"name,omitzero" doc:"A forwarder cannot be renamed: another name than its own is refused."`
+		ForwarderMembers
+	}
 }
 
 type deadLettersInput struct {
@@ -205,6 +208,9 @@ func (s *server) addForwarder(ctx context.Context, in *addForwarderInput) (*made
 }
 
 func (s *server) changeForwarder(ctx context.Context, in *changeForwarderInput) (*forwarderOutput, error) {
+	if name := &in.Body.Name; name.set && name.value != in.Name {
+		return nil, signalbox.Errorf(signalbox.KindInvalid, "no_renaming", "a forwarder cannot be renamed; leave name out, or add one of the other name and remove this one")
+	}
 	var wanted forward.Spec
 	status, err := s.Forwarders.Change(ctx, in.Name, func(spec *forward.Spec) error {
 		err := in.Body.apply(spec)

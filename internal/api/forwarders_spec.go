@@ -55,7 +55,7 @@ func span(m *Member[Duration], at *time.Duration) {
 
 // ForwarderQueue are the members of queue.
 type ForwarderQueue struct {
-	MaxEntries Member[int]      `json:"max_entries,omitzero" doc:"How many entries the forwarder may be behind the log, all kinds and devices counted; older ones are skipped and counted. Default 100,000,000."`
+	MaxEntries Member[int]      `json:"max_entries,omitzero" minimum:"1" maximum:"2000000000" doc:"How many entries the forwarder may be behind the log, all kinds and devices counted; older ones are skipped and counted. Default 100,000,000."`
 	MaxAge     Member[Duration] `json:"max_age,omitzero" doc:"How old an entry may be that still waits; older ones are skipped and counted. Default 7d."`
 }
 
@@ -154,6 +154,9 @@ func (m *ForwarderMembers) apply(spec *forward.Spec) error {
 	if err := m.keepsSecrets(spec); err != nil {
 		return err
 	}
+	if err := m.refuseZero(); err != nil {
+		return err
+	}
 	if m.Allow.set {
 		networks, err := networksOf(m.Allow.value)
 		if err != nil {
@@ -193,6 +196,27 @@ func (m *ForwarderMembers) apply(spec *forward.Spec) error {
 	m.Password.to(&spec.Secrets.Password)
 	m.Bearer.to(&spec.Secrets.Bearer)
 	m.Secret.to(&spec.Secrets.HMAC)
+	return nil
+}
+
+// refuseZero refuses nothing where it would be taken for the default without a word.
+func (m *ForwarderMembers) refuseZero() error {
+	if a := &m.Attempts; a.set && !a.null && a.value == 0 {
+		return signalbox.Errorf(signalbox.KindInvalid, "invalid_forwarder", "attempts is 0; allowed are 1 to 1000000, -1 for tries without end, and null for the default")
+	}
+	for _, d := range []struct {
+		name, low, high string
+		member          *Member[Duration]
+	}{
+		{"queue.max_age", "1s", "100 years", &m.Queue.MaxAge},
+		{"backoff.min", "10ms", "1h", &m.Backoff.Min},
+		{"backoff.max", "backoff.min", "24h", &m.Backoff.Max},
+		{"timeout", "100ms", "10m", &m.Timeout},
+	} {
+		if d.member.set && !d.member.null && d.member.value == 0 {
+			return signalbox.Errorf(signalbox.KindInvalid, "invalid_forwarder", "%s is 0; allowed are %s to %s, and null for the default", d.name, d.low, d.high)
+		}
+	}
 	return nil
 }
 

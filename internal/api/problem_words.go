@@ -29,9 +29,12 @@ func (s *server) worded(op *huma.Operation, e *huma.ErrorDetail) string {
 		if cut := strings.LastIndexByte(name, '.'); cut >= 0 {
 			at, last = name[:cut], name[cut+1:]
 		}
-		return fmt.Sprintf("there is no member %q %s", short(name), s.members(s.schemaAt(op, in, at), last))
+		return fmt.Sprintf("there is no member %q %s", short(name), s.members(s.schemaAt(op, in, at), at, last))
 	}
 	schema := s.schemaAt(op, in, name)
+	if name == "" && in == "body" {
+		name = "the body"
+	}
 	if schema == nil || name == "" || !strings.HasPrefix(e.Message, "expected ") {
 		if e.Location == "" {
 			return e.Message
@@ -93,13 +96,16 @@ func (s *server) resolved(schema *huma.Schema) *huma.Schema {
 }
 
 // members names those that an object may have, or the one that was probably meant.
-func (*server) members(schema *huma.Schema, given string) string {
+func (*server) members(schema *huma.Schema, at, given string) string {
 	if schema == nil || len(schema.Properties) == 0 {
 		return "here"
 	}
 	names := slices.Sorted(maps.Keys(schema.Properties))
 	for _, n := range names {
 		if oneSlip(strings.ToLower(given), n) {
+			if at != "" {
+				n = at + "." + n
+			}
 			return fmt.Sprintf("here; the nearest is %q", n)
 		}
 	}

@@ -87,7 +87,7 @@ func (s *server) registerStream() {
 			"As Server-Sent Events the name of an event is its kind and its id the cursor; a comment comes after 15 s of silence, with an id. Over WebSocket the hub pings every 15 s, and after 15 s of silence tells the cursor. "+
 			"A viewer that takes nothing for 30 s is cut. WebSocket takes a browser's cookie from pages of the hub's own origin only; no credential is taken from an address.")
 	op.Responses = streamResponses(s.schemas.Schema(reflect.TypeFor[streamEvent](), true, ""))
-	op.Middlewares = append(op.Middlewares, noSecrets)
+	op.Middlewares = append(op.Middlewares, noSecrets, noEmptyChoice)
 	register(s, signalbox.ScopeRead, op, s.stream)
 }
 
@@ -115,6 +115,20 @@ func noSecrets(ctx huma.Context, next func(huma.Context)) {
 		case "token", "access_token", "authorization", "auth", "api_key", "apikey", "key", "password", "secret":
 			writeProblem(w, badQuery("token_in_address", "query."+name,
 				"a credential does not belong in an address, which others write into their logs: send the header «Authorization: Bearer», or from a page of the hub the cookie of a login; and make a new token, this one was seen"))
+			return
+		}
+	}
+	next(ctx)
+}
+
+// noEmptyChoice refuses choices without a value, as of an unset variable: they would choose
+// everything.
+func noEmptyChoice(ctx huma.Context, next func(huma.Context)) {
+	r, w := humago.Unwrap(ctx)
+	given := r.URL.Query()
+	for _, name := range []string{"device", "every", "fields", "type"} {
+		if slices.Contains(given[name], "") {
+			writeProblem(w, badQuery("invalid_request", "query."+name, name+" is empty; give it a value, or leave it out for no choice"))
 			return
 		}
 	}

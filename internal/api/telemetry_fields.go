@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -32,8 +33,8 @@ func chosenFields(asked []string) ([]string, error) {
 	var fields []string
 	seen := make(map[string]bool, len(asked))
 	for _, f := range asked {
-		if f == "" {
-			return nil, badQuery("invalid_fields", "query.fields", "fields has an empty name; allowed are names and dotted paths, separated by commas")
+		if slices.Contains(strings.Split(f, "."), "") {
+			return nil, badQuery("invalid_fields", "query.fields", "fields has an empty name, or one with an empty part (a..b); allowed are names and dotted paths, separated by commas")
 		}
 		if !seen[f] {
 			seen[f] = true

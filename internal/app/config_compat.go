@@ -3,6 +3,8 @@ package app
 import (
 	"errors"
 	"net/netip"
+	"slices"
+	"strings"
 	"time"
 
 	"signalbox"
@@ -50,7 +52,12 @@ func compatSettings() []setting {
 			return signalbox.CheckName("device name", s)
 		}).
 			means("The device whose readings the viewers see. It need not exist yet."),
-		text("compat.viewers.field", "a field's name, with dots for nesting, or empty for no viewers", func(c *Config) *string { return &v(c).Field }, func(string) error { return nil }).
+		text("compat.viewers.field", "a field's name, with dots for nesting, or empty for no viewers", func(c *Config) *string { return &v(c).Field }, func(s string) error {
+			if s != "" && slices.Contains(strings.Split(s, "."), "") {
+				return errors.New("a part of it is empty")
+			}
+			return nil
+		}).
 			means("The field of its telemetry that they see as temp: a number, or a string that is one."),
 		listenOrOff("compat.viewers.history", func(c *Config) *string { return &v(c).History }).
 			means("The address viewers of history connect to; in the original it was :8768. Live viewers connect to the ports of devices."),

@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"maps"
 	"net/netip"
@@ -180,15 +181,27 @@ func (c *ForwardConfig) specs() ([]forward.Spec, error) {
 			return nil, err
 		}
 		made, err := target.New(&spec, true, c.Allow, "/signalbox", slog.New(slog.DiscardHandler))
-		if err != nil {
-			return nil, fmt.Errorf("the forwarder %q: %s", spec.Name, forward.Scrub(err.Error(), &spec))
+		if err == nil {
+			err = made.Close()
 		}
-		if err := made.Close(); err != nil {
-			return nil, fmt.Errorf("the forwarder %q: %s", spec.Name, forward.Scrub(err.Error(), &spec))
+		if err != nil {
+			return nil, fmt.Errorf("the forwarder %q: %s", spec.Name, forward.Scrub(targetFault(err), &spec))
 		}
 		all = append(all, spec)
 	}
 	return all, nil
+}
+
+// targetFault words why a target cannot be made.
+func targetFault(err error) string {
+	e, ok := errors.AsType[*signalbox.Error](err)
+	if !ok {
+		return err.Error()
+	}
+	if file, ok := errors.AsType[*fs.PathError](err); ok {
+		return e.Message + ": " + file.Path + ": " + Cause(err)
+	}
+	return e.Message
 }
 
 // CheckForwarders tells whether the forwarders of the configuration can work on this machine: the

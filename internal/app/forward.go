@@ -149,7 +149,7 @@ func newForwardCollector(m *forward.Manager) *forwardCollector {
 	add(prometheus.GaugeValue, "behind_entries", "Entries of the log that the receiver does not have yet.", func(s *forward.Status) float64 { return float64(s.Behind) })
 	add(prometheus.GaugeValue, "dead_letters", "Messages that the receiver refused for good, and that are kept.", func(s *forward.Status) float64 { return float64(s.Dead) })
 	add(prometheus.GaugeValue, "receivers", "Computers connected to a listening forwarder.", func(s *forward.Status) float64 { return float64(len(s.Receivers)) })
-	add(prometheus.CounterValue, "sent", "Messages handed to the transport.", func(s *forward.Status) float64 { return float64(s.Sent) })
+	add(prometheus.CounterValue, "sent", "Messages that may have left the hub.", func(s *forward.Status) float64 { return float64(s.Sent) })
 	add(prometheus.CounterValue, "settled", "Messages that the receiver has.", func(s *forward.Status) float64 { return float64(s.Settled) })
 	add(prometheus.CounterValue, "redelivered", "Messages that were sent again.", func(s *forward.Status) float64 { return float64(s.Redelivered) })
 	add(prometheus.CounterValue, "failed", "Datagrams that could not be sent.", func(s *forward.Status) float64 { return float64(s.Failed) })

@@ -181,7 +181,7 @@ func TestViewersSettings(t *testing.T) {
 	if v := &loaded.Config.Compat.Viewers; err != nil || v.Device != "env01" || v.Field != "temp" || v.History != ":8768" || len(v.Allow) != 1 || !v.NullOrigin {
 		t.Errorf("the file gave %+v, %v", v, err)
 	}
-	for _, bad := range []string{"device: a/b", "time_zone: Mars/Base", "allow: [here]", "max: 0", "history: nowhere"} {
+	for _, bad := range []string{"device: a/b", "device: a, field: a..b", "time_zone: Mars/Base", "allow: [here]", "max: 0", "history: nowhere"} {
 		if _, err := LoadConfig(ConfigSources{File: writeConfig(t, "compat: {viewers: {"+bad+"}}\n")}); err == nil {
 			t.Errorf("%s is allowed", bad)
 		}

@@ -63,6 +63,15 @@ type silentError struct{ code int }
 
 func (e silentError) Error() string { return fmt.Sprintf("exit code %d", e.code) }
 
+// hintedError is an error behind which a hint is told.
+type hintedError struct {
+	err  error
+	hint string
+}
+
+func (e hintedError) Error() string { return e.err.Error() }
+func (e hintedError) Unwrap() error { return e.err }
+
 // exitCode maps an error to the exit code, the one place where that is done.
 func exitCode(err error) int {
 	if err == nil {
@@ -123,6 +132,9 @@ func (p *Program) report(cmd *cobra.Command, err error) {
 		text = "interrupted"
 	}
 	_, _ = fmt.Fprintf(p.Stderr, "signalbox: %s\n", text)
+	if e, ok := errors.AsType[hintedError](err); ok {
+		_, _ = fmt.Fprintln(p.Stderr, e.hint)
+	}
 	if _, ok := errors.AsType[usageError](err); ok && cmd != nil {
 		_, _ = fmt.Fprintf(p.Stderr, "See «%s --help».\n", cmd.CommandPath())
 	}

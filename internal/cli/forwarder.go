@@ -42,11 +42,30 @@ func (c *command) forwarderListCommand() *cobra.Command {
 				t, p := newTable("NAME", "TO", "STATE", "BEHIND", "SENT", "DEAD", "FAULT"), c.paint()
 				return printList(c, whole(r.Forwarders(cmd.Context())), t, func(f client.Forwarder) {
 					s := &f.Status
-					t.add(map[int]cellStyle{2: p.ofForwarder(s.State)}, f.Name, f.To, forwarderState(r, &f), strconv.FormatInt(s.Behind, 10), strconv.FormatInt(s.Sent, 10), strconv.FormatInt(s.Dead, 10), s.Fault)
+					t.add(map[int]cellStyle{2: p.ofForwarder(s.State)}, f.Name, f.To, forwarderState(r, &f), strconv.FormatInt(s.Behind, 10), strconv.FormatInt(s.Sent, 10), strconv.FormatInt(s.Dead, 10), cutText(s.Fault, faultColumns))
 				})
 			})
 		},
 	}
+}
+
+// faultColumns is how much of a fault a table shows; «forwarder show» has all of it.
+const faultColumns = 60
+
+// cutText gives the beginning of a text that is longer.
+func cutText(text string, columns int) string {
+	if cut := []rune(text); len(cut) > columns {
+		return string(cut[:columns-1]) + "…"
+	}
+	return text
+}
+
+// mustAsk refuses to go on where nobody can be asked whether what is lost may go.
+func (c *command) mustAsk(yes bool) error {
+	if _, ok := terminal(c.Stdin); !ok && !yes {
+		return usagef("there is no terminal to ask whether this shall go; add --yes")
+	}
+	return nil
 }
 
 // forwarderState is a forwarder's state in words.
@@ -171,10 +190,14 @@ func (c *command) forwarderRemoveCommand() *cobra.Command {
 		Use:               "rm NAME…",
 		Aliases:           []string{"remove"},
 		Short:             "Remove forwarders, with what waits for them",
+		Long:              "Removes forwarders, their places in the log and their dead letters. On a terminal it asks first; elsewhere it needs --yes.",
 		Example:           "  signalbox forwarder rm site\n  signalbox forwarder rm site hook --yes",
 		Args:              between(1, -1),
 		ValidArgsFunction: c.completeForwarders,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := c.mustAsk(yes); err != nil {
+				return err
+			}
 			if err := c.confirm(cmd.Context(), yes, "Remove "+strings.Join(args, ", ")+", and what waits there?"); err != nil {
 				return err
 			}
@@ -220,9 +243,10 @@ func (c *command) completeForwarder(cmd *cobra.Command, args []string, begun str
 }
 
 // targetHint says what to do about a target that the hub refused.
-func (c *command) targetHint(err error) error {
-	if signalbox.CodeOf(err) == "target_not_allowed" {
-		c.notef("Such an address is allowed by whoever may write the hub's configuration: list its network in forward.allow, or set the forwarder there (forward.forwarders).\n")
+func targetHint(err error) error {
+	if signalbox.CodeOf(err) != "target_not_allowed" {
+		return err
 	}
-	return err
+	return hintedError{err, "Such an address is allowed by whoever may write the hub's configuration: list its network in forward.allow, or set the forwarder\n" +
+		"there (forward.forwarders). The hub reads its configuration when it starts."}
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -32,20 +33,32 @@ func (c *command) deadCommand() *cobra.Command {
 				t := newTable("ID", "GIVEN UP", "DEVICE", "TRIES", "REASON", "MESSAGE")
 				letters := some(r.AllDeadLetters(cmd.Context(), args[0], min(limit, 1000)), limit)
 				return printList(c, letters, t, func(l client.DeadLetter) {
-					body := l.Body
+					body := deadContent(l.Body)
 					if body == "" && len(l.BodyBase64) > 0 {
 						body = fmt.Sprintf("(%d bytes)", len(l.BodyBase64))
 					}
-					if cut := []rune(body); len(cut) > deadColumns {
-						body = string(cut[:deadColumns]) + "…"
-					}
-					t.add(nil, strconv.FormatInt(l.ID, 10), timeText(l.DiedAt), l.Device, strconv.Itoa(l.Attempts), l.Reason, body)
+					t.add(nil, strconv.FormatInt(l.ID, 10), timeText(l.DiedAt), l.Device, strconv.Itoa(l.Attempts), l.Reason, cutText(body, deadColumns))
 				})
 			})
 		},
 	}
 	cmd.Flags().IntVar(&limit, "limit", 100, "how many at most; 0: all")
 	return cmd
+}
+
+// deadContent gives what a message tells, without what is around it: the object of a line, the data
+// of a CloudEvent. Of others it gives all.
+func deadContent(body string) string {
+	var m struct{ Object, Data, Presence, Command json.RawMessage }
+	if json.Unmarshal([]byte(body), &m) != nil {
+		return body
+	}
+	for _, part := range []json.RawMessage{m.Object, m.Data, m.Presence, m.Command} {
+		if len(part) > 0 {
+			return string(part)
+		}
+	}
+	return body
 }
 
 func (c *command) resendCommand() *cobra.Command {
@@ -91,6 +104,9 @@ func (c *command) chooseDeadCommand(yes *bool, done string, do func(h *client.Hu
 				which := "these dead letters"
 				if all {
 					which = "all dead letters"
+					if err := c.mustAsk(*yes); err != nil {
+						return err
+					}
 				}
 				if err := c.confirm(cmd.Context(), *yes, "Drop "+which+" of "+args[0]+"?"); err != nil {
 					return err

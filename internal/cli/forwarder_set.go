@@ -128,7 +128,7 @@ http:// and https:// (webhooks), mqtt:// and mqtts://.
 			return c.withPlace(cmd.Context(), func(r *reach) error {
 				made, err := r.AddForwarder(cmd.Context(), spec)
 				if err != nil {
-					return c.targetHint(err)
+					return targetHint(err)
 				}
 				return c.forwarderSet(r, &made, "added")
 			})
@@ -172,7 +172,7 @@ func (c *command) forwarderChangeCommand() *cobra.Command {
 			return c.withHub(cmd.Context(), func(r *reach) error {
 				changed, err := r.ChangeForwarder(cmd.Context(), args[0], members)
 				if err != nil {
-					return c.targetHint(err)
+					return targetHint(err)
 				}
 				return c.forwarderSet(r, &changed, "changed")
 			})
@@ -264,7 +264,12 @@ func forwarderValue(flags *pflag.FlagSet, f *forwarderFlag) (value any, err erro
 		}
 		return list, err
 	case "number":
-		return flags.GetInt(f.flag)
+		n, err := flags.GetInt(f.flag)
+		allowed := map[string]string{"queue-entries": "1 and more", "attempts": "1 to 1,000,000, and -1 for tries without end", "parallel": "1 to 64"}[f.flag]
+		if n == 0 && err == nil && allowed != "" { // it would be taken for the default
+			return nil, usagef("--%s 0: allowed are %s", f.flag, allowed)
+		}
+		return n, err
 	case "truth":
 		return flags.GetBool(f.flag)
 	}
@@ -275,7 +280,7 @@ func forwarderValue(flags *pflag.FlagSet, f *forwarderFlag) (value any, err erro
 	case f.kind == "span":
 		var d time.Duration
 		if d, err = app.ParseDuration(text); err != nil || d == 0 {
-			return nil, usagef("--%s %s is no duration; allowed are such as 500ms, 30s or 7d", f.flag, text)
+			return nil, usagef("--%s %s is no duration above 0; allowed are such as 500ms, 30s or 7d", f.flag, text)
 		}
 	case len(f.words) > 0:
 		err = oneOf(f.flag, text, f.words)

@@ -138,7 +138,9 @@ func TestForwarderCommands(t *testing.T) {
 	s.run("__complete", "forwarder", "show", "").want(t, ExitOK, "site", "hook")
 	s.run("__complete", "replay", "--to-forwarder", "si").want(t, ExitOK, "site")
 	s.run("forwarder", "rm", "filed", "--yes").want(t, ExitRefused, "configuration")
-	s.run("forwarder", "rm", "hook", "--yes").want(t, ExitOK, "removed")
+	s.run("forwarder", "rm", "hook").want(t, ExitUsage, "--yes")
+	s.run("forwarder", "drop", "hook", "--all").want(t, ExitUsage, "--yes")
+	s.run("forwarder", "rm", "nobody", "hook", "nobody2", "--yes").want(t, ExitNotFound, "hook: removed", `"nobody"`, `"nobody2"`)
 	s.run("forwarder", "show", "hook").want(t, ExitNotFound, "hook")
 }
 
@@ -160,6 +162,9 @@ func TestForwarderFlags(t *testing.T) {
 		{"a bad format", "", []string{"add", "x", "tcp://example.org:9", "--format", "xml"}, "viewer"},
 		{"a bad duration", "", []string{"add", "x", "tcp://example.org:9", "--timeout", "soon"}, "no duration"},
 		{"a bad number", "", []string{"add", "x", "https://example.org", "--parallel", "many"}, "whole number"},
+		{"no queue", "", []string{"add", "x", "tcp://example.org:9", "--queue-entries", "0"}, "--queue-entries 0: allowed are 1"},
+		{"no tries", "", []string{"add", "x", "http://example.org", "--attempts", "0"}, "-1 for tries without end"},
+		{"a bad QoS", "", []string{"add", "x", "mqtt://example.org", "--topic", "t", "--qos", "7"}, "qos is 7; allowed are whole numbers from 0 to 2"},
 		{"nothing to change", "", []string{"change", "x"}, "nothing is to be changed"},
 		{"a bad reset", "", []string{"change", "x", "--reset", "tipes"}, "types"},
 		{"set and reset", "", []string{"change", "x", "--type", "box", "--reset", "types"}, "set and reset"},
@@ -172,4 +177,25 @@ func TestForwarderFlags(t *testing.T) {
 	}
 	s.run("replay", "--to-viewers", "--to-forwarder", "x").want(t, ExitUsage, "exclude each other")
 	s.run("replay", "--unmarked").want(t, ExitUsage, "--unmarked goes with")
+}
+
+// TestHintsComeBehind: what may be done about an error is told after it.
+func TestHintsComeBehind(t *testing.T) {
+	r := newStation(t).run("forwarder", "add", "site", "tcp://127.0.0.1:9").want(t, ExitRefused, "forward.allow")
+	if fault, hint := strings.Index(r.err, "signalbox: "), strings.Index(r.err, "Such an address"); fault < 0 || hint < fault || !strings.Contains(r.err[hint:], "when it starts") {
+		t.Errorf("it says %s", r.err)
+	}
+}
+
+func TestDeadContent(t *testing.T) {
+	for body, want := range map[string]string{
+		`{"specversion":"1.0","id":"a-1","data":{"temp":1}}`:      `{"temp":1}`,
+		`{"cursor":"a-1","kind":"telemetry","object":{"temp":1}}`: `{"temp":1}`,
+		`temp 1`:  `temp 1`,
+		`{"n":1}`: `{"n":1}`,
+	} {
+		if got := deadContent(body); got != want {
+			t.Errorf("of %s it shows %s", body, got)
+		}
+	}
 }

@@ -137,19 +137,27 @@ func (c *command) removeDevices(ctx context.Context, r *reach, names []string) (
 	return removed, err
 }
 
-// forEachName does something with each name, tells what was done, and stops at the first
-// fault.
+// forEachName does something with each name and tells what was done. What is wrong with one name
+// keeps nobody from the others, and is told at the end.
 func (c *command) forEachName(ctx context.Context, names []string, done string, do func(ctx context.Context, r *reach, name string) error) error {
 	return c.withHub(ctx, func(r *reach) error {
+		var faults []error
 		for _, name := range names {
-			if err := do(ctx, r, name); err != nil {
-				return err
+			err := do(ctx, r, name)
+			switch signalbox.KindOf(err) {
+			case signalbox.KindNotFound, signalbox.KindConflict, signalbox.KindInvalid:
+				faults = append(faults, err)
+				continue
+			default:
 			}
-			if err := c.done(name, done); err != nil {
-				return err
+			if err == nil {
+				err = c.done(name, done)
+			}
+			if err != nil {
+				return errors.Join(append(faults, err)...)
 			}
 		}
-		return nil
+		return errors.Join(faults...)
 	})
 }
 

@@ -37,7 +37,7 @@ func (c *command) replayInto(ctx context.Context, r *reach, q client.ReplayQuery
 	made, err := r.StartReplay(ctx, q)
 	if err != nil {
 		if signalbox.CodeOf(err) == "replay_unmarked" {
-			c.notef("With --unmarked it is played all the same.\n")
+			return hintedError{err, "With --unmarked it is played all the same."}
 		}
 		return err
 	}

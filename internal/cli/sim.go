@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -33,6 +34,8 @@ type simFlags struct {
 const (
 	// simReport is how often sim tells what its devices did.
 	simReport = 5 * time.Second
+	// simWarning is how often it says that devices are refused.
+	simWarning = time.Minute
 	// simTidy bounds adding the devices, and removing them at the end: both go on when the
 	// command was interrupted, so that it is known what was made, and nothing stays.
 	simTidy = 5 * time.Minute
@@ -116,8 +119,19 @@ func (f *simFlags) speak() error {
 	default:
 		return oneOf("protocol", f.protocol, simProtocols())
 	}
-	if f.cfg.QoS > 1 {
+	switch {
+	case f.cfg.QoS > 1:
 		return usagef("--qos %d: allowed are 0 and 1", f.cfg.QoS)
+	case f.cfg.QoS > 0 && f.cfg.Protocol != signalbox.ProtocolMQTT:
+		return usagef("--qos %d goes with --protocol mqtt or mqtt5", f.cfg.QoS)
+	}
+	for flag, address := range map[string]string{"devices": f.cfg.Addr, "mqtt": f.cfg.MQTTAddr} {
+		if address == "" {
+			continue
+		}
+		if host, port, err := net.SplitHostPort(address); err != nil || host == "" || port == "" {
+			return usagef("--%s %s: allowed is host:port, such as 127.0.0.1:%s", flag, address, map[string]string{"devices": "8765", "mqtt": "1883"}[flag])
+		}
 	}
 	f.cfg.SensorVariant = sim.Variant(f.variant)
 	if f.cfg.SensorVariant != sim.Plain && f.cfg.SensorVariant != sim.Repeating {
@@ -203,7 +217,7 @@ func (c *command) simulate(ctx context.Context, f simFlags) error {
 	if err != nil {
 		return usageError{err}
 	}
-	err = c.runFleet(ctx, fleet, life, f.where())
+	err = c.runFleet(ctx, fleet, life, f.where(), len(f.cfg.Misbehave) > 0)
 	if f.remove {
 		err = errors.Join(err, adder.removeMade(ctx))
 	} else if n := len(adder.made); n > 0 {
@@ -262,7 +276,7 @@ func (f *simFlags) where() string {
 }
 
 // runFleet lets the devices live until ctx ends or their time is over.
-func (c *command) runFleet(ctx context.Context, fleet *sim.Fleet, life time.Duration, address string) error {
+func (c *command) runFleet(ctx context.Context, fleet *sim.Fleet, life time.Duration, address string, misbehave bool) error {
 	if life > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, life)
@@ -273,7 +287,7 @@ func (c *command) runFleet(ctx context.Context, fleet *sim.Fleet, life time.Dura
 	running, stop := context.WithCancel(ctx)
 	go func() {
 		defer close(reported)
-		c.reportFleet(running, fleet)
+		c.reportFleet(running, fleet, misbehave)
 	}()
 	err := fleet.Run(ctx)
 	stop()
@@ -284,22 +298,28 @@ func (c *command) runFleet(ctx context.Context, fleet *sim.Fleet, life time.Dura
 	return c.printFleet(fleet, true)
 }
 
-// reportFleet tells now and then what the devices did, on a terminal.
-func (c *command) reportFleet(ctx context.Context, fleet *sim.Fleet) {
-	if _, ok := terminal(c.Stdout); !ok {
-		<-ctx.Done()
-		return
-	}
+// reportFleet tells now and then what the devices did, on a terminal, and when the hub refuses
+// devices that do what they should.
+func (c *command) reportFleet(ctx context.Context, fleet *sim.Fleet, misbehave bool) {
+	_, shown := terminal(c.Stdout)
 	tick := time.NewTicker(simReport)
 	defer tick.Stop()
+	var told time.Time
+	var refused int64
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if c.printFleet(fleet, false) != nil {
-				return
-			}
+		}
+		s := fleet.Stats()
+		if s.Connected < int64(fleet.Len()) && s.Refusals > refused && !misbehave && time.Since(told) >= simWarning {
+			told = time.Now()
+			c.notef("Devices are refused: %d of %d are connected. Another «sim» may have taken their names, which gives them new secrets; --prefix chooses others.\n", s.Connected, fleet.Len())
+		}
+		refused = s.Refusals
+		if shown && c.printFleet(fleet, false) != nil {
+			return
 		}
 	}
 }

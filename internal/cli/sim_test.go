@@ -43,7 +43,7 @@ func address(t *testing.T) string {
 // TestSimSensors lets original sensors talk to a listener: they need no hub.
 func TestSimSensors(t *testing.T) {
 	r := newStation(t).run("sim", "--boxes", "0", "--stations", "0", "--b1", "2", "--mqtt", address(t), "--duration", "300ms")
-	r.want(t, ExitOK, "of 2, logins 0, readings 0")
+	r.want(t, ExitOK, "of 2 has ended: logins 0, readings 0")
 }
 
 // TestSimMQTT has a hub, boxes that speak MQTT, and the commands that look at them and move them.
@@ -95,5 +95,20 @@ func TestSimOriginalSensor(t *testing.T) {
 			r := <-sensor
 			r.want(t, ExitOK, "logins 1")
 		})
+	}
+}
+
+// TestSimFlags: what is wrong with a command line is said before anything is done.
+func TestSimFlags(t *testing.T) {
+	s := newStation(t)
+	for _, tt := range []struct {
+		name, want string
+		args       []string
+	}{
+		{"a QoS without MQTT", "goes with --protocol mqtt", []string{"--qos", "1"}},
+		{"no port", "--devices nohost: allowed is host:port", []string{"--devices", "nohost"}},
+		{"no MQTT port", "--mqtt nohost: allowed is host:port", []string{"--mqtt", "nohost"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) { s.run(append([]string{"sim"}, tt.args...)...).want(t, ExitUsage, tt.want) })
 	}
 }

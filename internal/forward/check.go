@@ -47,7 +47,7 @@ const (
 	maxPassword = 4096
 	maxBearer   = 16 << 10
 	maxType     = 256 // of ContentType
-	maxCount    = 1_000_000_000_000
+	maxCount    = 2_000_000_000
 )
 
 // scheme is the sort of target that a URL names.
@@ -289,6 +289,9 @@ func (s *Spec) checkFormat() error {
 			return bad("the format viewer shows one field of telemetry (field); kinds and fields are of no use with it")
 		}
 	case FormatTemplate:
+		if s.Template == "" {
+			return bad("the format template needs a template, such as {device} {field.temp}")
+		}
 		t, err := CompileTemplate(s.Template)
 		if err != nil {
 			return err
@@ -344,6 +347,9 @@ func (s *Spec) checkBounds() error {
 func (s *Spec) checkMQTT() error {
 	if !schemeOf(s.To).is("mqtt", "mqtts") {
 		return nil
+	}
+	if s.Topic == "" {
+		return bad("mqtt needs a topic, such as hub/{device}")
 	}
 	if _, err := CompileTopic(s.Topic); err != nil {
 		return err

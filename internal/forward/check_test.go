@@ -76,7 +76,7 @@ func TestCheck(t *testing.T) {
 		{"empty field", with("tcp://h:1", func(s *Spec) { s.Fields = []string{""} }), "1 to 256"},
 		{"format", with("tcp://h:1", func(s *Spec) { s.Format = "xml" }), "allowed are json, template, viewer"},
 		{"template without its format", with("tcp://h:1", func(s *Spec) { s.Template = "x" }), "needs the format template"},
-		{"no template", with("tcp://h:1", func(s *Spec) { s.Format = "template" }), "needs 1 to"},
+		{"no template", with("tcp://h:1", func(s *Spec) { s.Format = "template" }), "needs a template, such as {device}"},
 		{"line break over tcp", with("tcp://h:1", func(s *Spec) { s.Format, s.Template = "template", "a\nb" }), "line break ends a message"},
 		{"viewer without field", with("tcp://h:1", func(s *Spec) { s.Format = "viewer" }), "shows one field"},
 		{"field without viewer", with("tcp://h:1", func(s *Spec) { s.Field = "x" }), "option of the format viewer"},
@@ -92,7 +92,7 @@ func TestCheck(t *testing.T) {
 		{"parallel", with("http://h", func(s *Spec) { s.Parallel = 65 }), "allowed are 1 to 64"},
 		{"attempts", with("http://h", func(s *Spec) { s.Attempts = -2 }), "-1 for no end"},
 
-		{"no topic", with("mqtt://h", nil), "the topic has 0 bytes"},
+		{"no topic", with("mqtt://h", nil), "mqtt needs a topic, such as hub/{device}"},
 		{"topic with wildcard", with("mqtt://h", func(s *Spec) { s.Topic = "a/#" }), "«#»"},
 		{"topic of the broker", with("mqtt://h", func(s *Spec) { s.Topic = "$SYS/x" }), "broker's own"},
 		{"topic with an object", with("mqtt://h", func(s *Spec) { s.Topic = "a/{object}" }), "{object} is no placeholder here"},

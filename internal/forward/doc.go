@@ -24,8 +24,8 @@
 //     the network loses; what could not be sent is counted.
 //   - Duplicates. What may have been sent before carries a mark («redelivered»): in JSON lines,
 //     WebSocket frames and CloudEvents a member, in templates {redelivered}. The B2 frame has no
-//     room for it. Nothing comes twice without the mark. Nothing carries it that was not handed to
-//     a transport before, but after a kill: before anything is sent it is on disk that the
+//     room for it. Nothing comes twice without the mark. Nothing carries it, or counts as sent,
+//     of which the transport says that it cannot have left; nothing that was not handed to it does, but after a kill: before anything is sent it is on disk that the
 //     forwarder is flowing, and then what was committed before the kill may have been sent. While
 //     its target is away, a forwarder is not flowing.
 //   - Faults. A target that is away, slow, resets or answers with an error is tried again after a
@@ -34,7 +34,10 @@
 //     Spec.Attempts times (counted in memory: a restart begins anew), and what has no usable topic.
 //     A dead letter and the place behind it are on disk together: a kill neither loses nor doubles
 //     it. Beyond MaxDeadLetters the oldest are dropped. When the store cannot be written, a
-//     connection that is flowing goes on; none begins.
+//     connection that is flowing goes on; none begins. Behind a refusal for good a sink that can be
+//     used goes on with what was read. A forwarder is said to flow when something was settled since the
+//     last fault, or nothing waits; a fault is as well that nothing of what is on its way was settled for
+//     30 s (twice Spec.Timeout if that is longer). That a listening one has no receiver any more is none.
 //   - Places. A new forwarder begins at the log's end; that place is on disk before anything else
 //     comes. One of the configuration file keeps its place by its name over restarts; when a hub
 //     begins to serve (Run) and does not find it in the file any more, its place and its dead

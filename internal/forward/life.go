@@ -82,6 +82,7 @@ func (f *forwarder) live(ctx context.Context, spec *Spec) {
 			l.failed = 0
 		}
 		if errors.Is(err, errLeft) {
+			f.well()
 			f.enters(StateListening)
 		} else {
 			l.tell(err)

@@ -25,6 +25,7 @@ type recorder struct {
 	away  error                  // of Open
 	send  func(m *Message) error // nil: takes it
 	hold  chan struct{}          // if set, Send waits until it is closed
+	held  int                    // how often it did
 }
 
 func (r *recorder) Open(_ context.Context, settled func(signalbox.Position)) (Sink, error) {
@@ -80,6 +81,9 @@ type recorderSink struct {
 func (s *recorderSink) Send(ctx context.Context, batch []Message) error {
 	s.r.mu.Lock()
 	hold := s.r.hold
+	if hold != nil {
+		s.r.held++
+	}
 	s.r.mu.Unlock()
 	if hold != nil {
 		select {
@@ -170,7 +174,15 @@ func TestAddChangeRemove(t *testing.T) {
 	if err := w.m.Pause(t.Context(), "to", true); err != nil {
 		t.Fatal(err)
 	}
-	w.until(t, "to", "paused", func(s *Status) bool { return s.State == StatePaused })
+	if s, err := w.m.Get("to"); err != nil || s.State != StatePaused {
+		t.Errorf("right after a pause the status is %+v, %v", s, err)
+	}
+	f := w.m.all["to"]
+	w.until(t, "to", "at rest", func(*Status) bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.state == StatePaused
+	})
 	w.put(t, 0, `{"n":"two"}`)
 	if _, err := w.m.Change(t.Context(), "to", func(s *Spec) error { s.Name = "else"; return nil }); err == nil {
 		t.Error("the name was changed")
@@ -178,15 +190,15 @@ func TestAddChangeRemove(t *testing.T) {
 	if _, err := w.m.Change(t.Context(), "to", func(*Spec) error { return errFake }); !errors.Is(err, errFake) {
 		t.Errorf("the error of a change is %v", err)
 	}
-	_, err = w.m.Change(t.Context(), "to", func(s *Spec) error {
+	s, err = w.m.Change(t.Context(), "to", func(s *Spec) error {
 		if s.Secrets.HMAC != "very secret key" {
 			t.Errorf("a change sees the secret %q", s.Secrets.HMAC)
 		}
 		s.Template, s.Paused = "changed {field.n}", false
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || s.State == StatePaused || s.Spec.Paused {
+		t.Fatalf("%+v, %v", s, err)
 	}
 	if got := r.bodies(t, 2); got[1] != "changed two" {
 		t.Errorf("got %q", got)

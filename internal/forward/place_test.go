@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -99,12 +100,12 @@ func TestTwoKills(t *testing.T) {
 	hold := make(chan struct{})
 	r.set(func() { r.hold = hold })
 	w = begin(t, dir, cfg, []string{"box1"}, only(r))
-	s, err := w.m.Get("to")
-	if err != nil {
-		t.Fatal(err)
-	}
 	second := w.put(t, 0, `{"n":2}`)
-	w.until(t, "to", "sending", func(now *Status) bool { return now.Sent > s.Sent })
+	w.until(t, "to", "sending", func(*Status) bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.held > 0
+	})
 	f := w.m.all["to"]
 	w.until(t, "to", "stored", func(*Status) bool {
 		f.place.mu.Lock()
@@ -244,6 +245,55 @@ func openOnly(t *testing.T, dir string) {
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestSkipsAreToldWhileItRuns gives up entries twice within a minute, and goes on: a minute later the
+// log has told of all.
+func TestSkipsAreToldWhileItRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		told := &shared{}
+		logger := slog.New(slog.NewTextHandler(told, &slog.HandlerOptions{Level: slog.LevelWarn}))
+		r := &recorder{}
+		spec := simple("{field.n}")
+		spec.Queue.MaxEntries = 10
+		w := begin(t, t.TempDir(), Config{Logger: logger, File: []Spec{spec}}, []string{"box1"}, only(r))
+		for range 2 {
+			r.set(func() { r.away, r.send = errFake, func(*Message) error { return errFake } })
+			for range 50 {
+				w.put(t, 0, `{"n":1}`)
+			}
+			w.wait(t, w.log.Head())
+			time.Sleep(time.Second)
+			r.set(func() { r.away, r.send = nil, nil })
+			time.Sleep(time.Second)
+		}
+		if n := strings.Count(told.String(), "entries were given up"); n != 1 {
+			t.Errorf("at once the log tells:\n%s", told.String())
+		}
+		time.Sleep(2 * skipLogEvery)
+		if n := strings.Count(told.String(), "entries were given up"); n != 2 {
+			t.Errorf("a minute later the log tells:\n%s", told.String())
+		}
+		w.end()
+	})
+}
+
+// shared is a text that is written and read at the same time.
+type shared struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (s *shared) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(p)
+}
+
+func (s *shared) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }
 
 // TestSkipsAreTold gives up entries twice within a minute: the log tells of all.

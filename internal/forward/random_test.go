@@ -90,6 +90,14 @@ func (s *fakeSink) settle(p signalbox.Position) {
 	s.work.Go(func() { tell(p) })
 }
 
+// refused notes what a refusal does to a sink that goes on: all of the batch has been handed over, and
+// comes again from the refused message on.
+func (s *fakeSink) refused(batch []Message, i int, usable bool) {
+	if usable {
+		s.before, s.last = max(s.before, batch[len(batch)-1].Position), max(s.last, batch[i].Position-1)
+	}
+}
+
 func (s *fakeSink) fail() error {
 	s.dead = true
 	return errFake
@@ -107,6 +115,13 @@ func (s *fakeSink) Send(_ context.Context, batch []Message) error {
 		return errFake
 	}
 	first := s.last == 0
+	if r.chance(0.05) { // it breaks, and knows what cannot have left
+		n := r.rng.IntN(len(batch))
+		for i := range n {
+			r.check(s, &batch[i], first && i == 0)
+		}
+		return &Unsent{From: batch[n].Position, Err: s.fail()}
+	}
 	for i := range batch {
 		r.check(s, &batch[i], first && i == 0)
 	}
@@ -116,15 +131,19 @@ func (s *fakeSink) Send(_ context.Context, batch []Message) error {
 			return s.fail() // the rest was sent, and never arrived
 		}
 		if r.poison[m.Position] {
-			s.dead = true
 			r.settled = max(r.settled, m.Position-1)
-			return &Refused{Position: m.Position, Reason: "I never take this", Status: 400, Permanent: true}
+			usable := r.rng.IntN(2) == 0
+			s.dead = !usable
+			s.refused(batch, i, usable)
+			return &Refused{Position: m.Position, Reason: "I never take this", Status: 400, Permanent: true, Usable: usable}
 		}
 		if r.shy[m.Position] > 0 {
 			r.shy[m.Position]--
-			s.dead = true
 			r.settled = max(r.settled, m.Position-1)
-			return &Refused{Position: m.Position, Reason: "not now", Status: 503}
+			usable := r.rng.IntN(2) == 0
+			s.dead = !usable
+			s.refused(batch, i, usable)
+			return &Refused{Position: m.Position, Reason: "not now", Status: 503, Usable: usable}
 		}
 		r.got[m.Position]++
 		if !m.Redelivered {

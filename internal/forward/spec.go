@@ -93,10 +93,10 @@ type State string
 // The states of a forwarder.
 const (
 	StateConnecting State = "connecting" // the first try
-	StateFlowing    State = "flowing"    // connected; nothing waits for long
+	StateFlowing    State = "flowing"    // connected, something was settled since the last fault; nothing waits for long
 	StateCatchingUp State = "catching_up"
-	StateWaiting    State = "waiting" // the target is away; Status.Fault says why
-	StateListening  State = "listening"
+	StateWaiting    State = "waiting"   // the target is away, or settles nothing; Status.Fault says why
+	StateListening  State = "listening" // for receivers: none is connected
 	StatePaused     State = "paused"
 )
 
@@ -114,9 +114,9 @@ type Status struct {
 	// log's end lies ahead of it.
 	Cursor signalbox.Position
 	Behind int64
-	// Sent are messages handed to the transport, Settled those the receiver has, Redelivered those
+	// Sent are messages that may have left through the transport, Settled those the receiver has, Redelivered those
 	// sent again, Failed those that UDP could not send, Skipped those given up by the limits of the
-	// queue, Dead the dead letters.
+	// queue, Dead the dead letters, Reconnects the connections that were made anew.
 	Sent, Settled, Redelivered, Failed, Skipped, Dead int64
 	Reconnects                                        int64
 	// Receivers are the computers connected at present (tcp-listen).

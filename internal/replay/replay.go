@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -94,7 +95,7 @@ func checkSpeed(speed float64) error {
 	if speed == 0 || speed >= MinSpeed && speed <= MaxSpeed {
 		return nil
 	}
-	return signalbox.Errorf(signalbox.KindInvalid, "invalid_speed", "speed is %g; allowed are 0 (as fast as possible) and %g to %g", speed, MinSpeed, MaxSpeed)
+	return signalbox.Errorf(signalbox.KindInvalid, "invalid_speed", "speed is %s; allowed are 0 (as fast as possible) and 0.001 to 1,000,000", strconv.FormatFloat(speed, 'f', -1, 64))
 }
 
 // State says what a replay does.

@@ -15,6 +15,9 @@
 //   - Loss and duplicates. After a broken connection whoever sends starts again behind what was
 //     settled: messages may come twice, none is left out. What a transport cannot promise is said
 //     where it is written (see docs/forward-transports.md).
+//   - Unsent. When Send fails it says from which message on nothing can have left: for which there was
+//     no connection (HTTP), of which no byte was taken by the system (TCP), or that were not begun.
+//     What a library or a receiver's buffer was given counts as begun.
 //   - Waiting. Connecting, and each write or answer, has spec.Timeout. A receiver that takes nothing
 //     for that long is given up. Close waits for a receiver's last word, at most closeWait for each
 //     step of it, and returns whatever the receiver does.

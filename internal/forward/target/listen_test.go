@@ -121,6 +121,46 @@ func TestListenReceiverThatComesBackAtOnce(t *testing.T) {
 	closeSink(t, sink)
 }
 
+// TestListenReceiverThatComesBackBeforeItLeft has a receiver whose old connection is noticed to be gone
+// when the new one is there: what it did not acknowledge is not settled by that.
+func TestListenReceiverThatComesBackBeforeItLeft(t *testing.T) {
+	target, address := listening(t, func(s *forward.Spec) { s.Ack = true })
+	told := newSettlements()
+	before := dial(t, address)
+	sink := openListen(t, target, told)
+	if err := sink.Send(within(t), messages(1, 5)); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, before, messages(1, 5))
+	io.WriteString(before, "2\n")
+	told.await(t, 2)
+	again := dial(t, address)
+	awaitReceivers(t, target, 2)
+	before.SetLinger(0)
+	before.Close()
+	awaitBroken(t, sink)
+	err := sink.Send(within(t), messages(6, 1))
+	if unsent, is := errors.AsType[*forward.Unsent](err); !is || unsent.From != 6 {
+		t.Errorf("the broken sink says %v", err)
+	}
+	closeSink(t, sink)
+	if n, err := again.Read(make([]byte, 1)); err == nil || n > 0 {
+		t.Errorf("the receiver was sent %d bytes, %v", n, err)
+	}
+	if got := told.get(); got != 2 {
+		t.Errorf("settled up to %d, want 2", got)
+	}
+	again = dial(t, address)
+	sink = openListen(t, target, told)
+	if err := sink.Send(within(t), messages(3, 3)); err != nil {
+		t.Fatal(err)
+	}
+	wants(t, again, messages(3, 3))
+	io.WriteString(again, "5\n")
+	told.await(t, 5)
+	closeSink(t, sink)
+}
+
 func TestListenSettlesWhatAllHave(t *testing.T) {
 	target, address := listening(t, func(s *forward.Spec) { s.Ack = true })
 	told := newSettlements()

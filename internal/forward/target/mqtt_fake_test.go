@@ -254,6 +254,22 @@ func TestMQTTRefusals(t *testing.T) {
 			if !is || refused.Position != 2 || refused.Permanent != test.permanent || refused.Status != int(test.status) || a.get() != 1 {
 				t.Errorf("got %+v (%v), settled %d", refused, err, a.get())
 			}
+			if refused.Usable != (test.change != nil) { // it was never asked
+				t.Errorf("the sink is of use: %v", refused.Usable)
+			}
+			if refused.Usable {
+				unsent, is := errors.AsType[*forward.Unsent](err)
+				if !is || unsent.From != 3 {
+					t.Errorf("%+v cannot have left", unsent)
+				}
+				if err := sink.Send(within(t), all[2:]); err != nil {
+					t.Error(err)
+				}
+				flushed(t, sink)
+				if a.get() != 3 {
+					t.Errorf("settled %d in the end", a.get())
+				}
+			}
 			closeSink(t, sink)
 		})
 	}

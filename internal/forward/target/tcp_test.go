@@ -93,8 +93,9 @@ func TestTCPNoticesTheEnd(t *testing.T) {
 			if err := awaitBroken(t, sink); !strings.Contains(err.Error(), c.want) {
 				t.Errorf("it says %q, want %q", err, c.want)
 			}
-			if err := sink.Send(within(t), messages(1, 1)); err == nil {
-				t.Error("a broken sink takes messages")
+			err := sink.Send(within(t), messages(1, 1))
+			if unsent, is := errors.AsType[*forward.Unsent](err); !is || unsent.From != 1 {
+				t.Errorf("a broken sink says %v, and that %+v cannot have left", err, unsent)
 			}
 			closeSink(t, sink)
 			if got := told.get(); got != 0 {

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"errors"
 	"net"
 	"strings"
 	"testing"
@@ -64,8 +65,9 @@ func TestUDPNobodyListens(t *testing.T) {
 	if err := awaitBroken(t, sink); !strings.Contains(err.Error(), "nobody listens") {
 		t.Errorf("it says %v", err)
 	}
-	if err := sink.Send(within(t), messages(4, 1)); err == nil {
-		t.Error("a broken sink takes messages")
+	err = sink.Send(within(t), messages(4, 1))
+	if unsent, is := errors.AsType[*forward.Unsent](err); !is || unsent.From != 4 {
+		t.Errorf("a broken sink says %v, and that %+v cannot have left", err, unsent)
 	}
 	closeSink(t, sink)
 	if told.get() != 0 {

@@ -201,10 +201,11 @@ func TestWebhookFaults(t *testing.T) {
 		to      string
 		timeout time.Duration
 		words   string
+		begun   signalbox.Position // the last message that may have left
 	}{
-		{"nobody listens", nobody, patience, "connection refused"},
-		{"no answer", receive(t, hang).URL, 100 * time.Millisecond, "the receiver did not answer within 100ms"},
-		{"reset", receive(t, reset).URL, patience, ""},
+		{"nobody listens", nobody, patience, "connection refused", 0},
+		{"no answer", receive(t, hang).URL, 100 * time.Millisecond, "the receiver did not answer within 100ms", 3},
+		{"reset", receive(t, reset).URL, patience, "", 3},
 		{"a long line that is no HTTP", receive(t, func(w http.ResponseWriter, _ *http.Request) {
 			c, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
@@ -213,8 +214,8 @@ func TestWebhookFaults(t *testing.T) {
 			}
 			_, _ = io.WriteString(c, strings.Repeat("no HTTP ", 5000)+"\r\n\r\n")
 			_ = c.Close()
-		}).URL, patience, "malformed HTTP"},
-		{"closed", receive(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }).URL, patience, "closed the connection without an answer"},
+		}).URL, patience, "malformed HTTP", 3},
+		{"closed", receive(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }).URL, patience, "closed the connection without an answer", 3},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -222,6 +223,11 @@ func TestWebhookFaults(t *testing.T) {
 			err := sink.Send(t.Context(), telemetry(1, 1, 2, 3, 1, 2, 3))
 			if _, refused := errors.AsType[*forward.Refused](err); err == nil || refused || !strings.Contains(err.Error(), test.words) || a.get() != 0 || len(err.Error()) > 2*maxFault {
 				t.Errorf("got %v, settled %d", err, a.get())
+			}
+			// Of the first three, one or more had a connection, or none could have.
+			unsent, is := errors.AsType[*forward.Unsent](err)
+			if !is || (unsent.From == 1) != (test.begun == 0) || unsent.From > test.begun+1 {
+				t.Errorf("%+v cannot have left; up to %d may have", unsent, test.begun)
 			}
 		})
 	}
@@ -568,13 +574,22 @@ func TestWebhookRefusals(t *testing.T) {
 					if settled := a.get(); settled > refused.Position || settled+1 < refused.Position && settled != signalPosition(uint64(from)) {
 						t.Fatalf("%d is refused while %d is settled", refused.Position, settled)
 					}
+					unsent, is := errors.AsType[*forward.Unsent](err)
+					if last := signalbox.Position(len(all)); parallel == 1 && (is != (refused.Position < last) || is && unsent.From != refused.Position+1) {
+						t.Fatalf("%d is refused, and %+v cannot have left", refused.Position, unsent)
+					}
 					refusals++
 					from = int(refused.Position) - 1
 					if refused.Permanent {
 						dead = append(dead, int(refused.Position))
 						from++
 					}
-					sink = reopen(t, target, a)
+					if !refused.Usable {
+						t.Fatalf("%v ends the sink", err)
+					}
+					if parallel == 3 { // another may go on as well
+						sink = reopen(t, target, a)
+					}
 				}
 				if !slices.Equal(dead, test.dead) {
 					t.Errorf("dead letters %v, want %v", dead, test.dead)
