@@ -197,7 +197,7 @@ func (b *board) closing() string {
 // stream listens to the hub's events of a kind; the channel gives their data.
 func (h *hub) stream(query string) <-chan string {
 	h.t.Helper()
-	req, err := http.NewRequestWithContext(h.t.Context(), http.MethodGet, "http://hub/api/v1/stream?"+query, nil)
+	req, err := http.NewRequestWithContext(h.t.Context(), http.MethodGet, "http://hub/api/v1/stream?snapshot=false&"+query, nil)
 	must(h.t, err)
 	client := http.Client{Transport: h.local.Transport} // without a time limit
 	resp, err := client.Do(req)

@@ -52,12 +52,10 @@ type peer struct {
 
 	ended   chan struct{} // closed when the reader has ended
 	closing chan struct{} // closed when Close has begun
-	broken  chan struct{}
 	running sync.WaitGroup
 	once    sync.Once
 
-	mu    sync.Mutex
-	err   error
+	course
 	clean bool // the reader has seen the end of the stream, and not a reset
 	// offered is the last position that a write has begun for, written the last that was written
 	// whole, arrived what settled was told.
@@ -69,7 +67,6 @@ type peer struct {
 	bytes                     int64 // written
 	acked                     int64 // of those, acknowledged by the peer's system
 	ackedAt                   time.Time
-	moved                     chan struct{} // closed and made anew when arrived moves
 }
 
 // newPeer takes over conn and starts to watch it. start is the position up to which the peer is held
@@ -86,7 +83,7 @@ func newPeer(conn net.Conn, config peerConfig, start signalbox.Position, settled
 	p := &peer{
 		config: config, conn: conn, raw: raw, settled: settled,
 		offered: start, written: start, arrived: start, ackedAt: time.Now(),
-		ended: make(chan struct{}), closing: make(chan struct{}), broken: make(chan struct{}), moved: make(chan struct{}),
+		ended: make(chan struct{}), closing: make(chan struct{}), course: newCourse(),
 	}
 	p.running.Go(p.read)
 	p.running.Go(p.watch)
@@ -261,8 +258,7 @@ func (p *peer) settle(position signalbox.Position) {
 		return
 	}
 	p.arrived = position
-	close(p.moved)
-	p.moved = make(chan struct{})
+	p.wake()
 	p.mu.Unlock()
 	p.settled(position)
 }
@@ -310,45 +306,15 @@ func (p *peer) look(now time.Time) {
 
 // flush waits until the peer has all that was written to it.
 func (p *peer) flush(ctx context.Context) error {
-	for {
-		p.mu.Lock()
-		done, moved := p.arrived >= p.offered, p.moved
-		p.mu.Unlock()
-		if done {
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-p.broken:
-			return p.Err()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return p.await(ctx, func() bool { return p.arrived >= p.offered })
 }
 
-// fail makes the peer useless, for the first reason that is given, and returns that.
+// fail is course.fail, and ends what waits for the connection.
 func (p *peer) fail(err error) error {
-	p.mu.Lock()
-	if p.err == nil {
-		p.err = err
-		close(p.broken)
-	}
-	err = p.err
-	p.mu.Unlock()
+	err = p.course.fail(err)
 	p.conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // the connection is gone then
 	return err
 }
-
-// Err tells why the peer is of no use any more; nil while it is.
-func (p *peer) Err() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.err
-}
-
-// Broken is closed when the peer is of no use any more.
-func (p *peer) Broken() <-chan struct{} { return p.broken }
 
 // close ends the connection. A receiver that answers the end of the stream with its own, and not
 // with a reset, has read all that was sent; that is settled then, without waiting for settleAfter.

@@ -17,26 +17,22 @@ import (
 type listenSink struct {
 	target  *listenTarget
 	settled func(signalbox.Position)
-	broken  chan struct{}
 	closing chan struct{}
 	running sync.WaitGroup // a keeper for each receiver
 	once    sync.Once
 
 	telling sync.Mutex // around calls of settled, so that they come in order; taken before mu
 
-	mu        sync.Mutex
+	course    // broken when no receiver is left that makes up for the others
 	receivers []*receiver
 	offered   signalbox.Position // the last that Send was given
 	told      signalbox.Position // the last that settled was told
-	moved     chan struct{}      // closed and made anew when told moves
-	err       error
 	closed    bool
 }
 
 func newListenSink(t *listenTarget, settled func(signalbox.Position)) *listenSink {
 	return &listenSink{
-		target: t, settled: settled,
-		broken: make(chan struct{}), closing: make(chan struct{}), moved: make(chan struct{}),
+		target: t, settled: settled, closing: make(chan struct{}), course: newCourse(),
 	}
 }
 
@@ -88,9 +84,8 @@ func (s *listenSink) keep(r *receiver) {
 	closed := s.closed
 	if !closed {
 		s.receivers = slices.DeleteFunc(s.receivers, func(other *receiver) bool { return other == r })
-		if s.err == nil && !s.covers(r.has) {
-			s.err = err
-			close(s.broken)
+		if !s.covers(r.has) {
+			s.fails(err) //nolint:errcheck // told to the sender
 		}
 	}
 	s.mu.Unlock()
@@ -140,8 +135,7 @@ func (s *listenSink) tell() {
 	news := least > s.told
 	if news {
 		s.told = least
-		close(s.moved)
-		s.moved = make(chan struct{})
+		s.wake()
 	}
 	s.mu.Unlock()
 	if news {
@@ -181,31 +175,7 @@ func (s *listenSink) Send(ctx context.Context, batch []forward.Message) error {
 
 // Flush implements forward.Sink.
 func (s *listenSink) Flush(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		done, moved := s.told >= s.offered, s.moved
-		s.mu.Unlock()
-		if done {
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-s.broken:
-			return s.Err()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-// Broken implements forward.Sink: closed when no receiver is left that makes up for the others.
-func (s *listenSink) Broken() <-chan struct{} { return s.broken }
-
-// Err implements forward.Sink: why that receiver left.
-func (s *listenSink) Err() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
+	return s.await(ctx, func() bool { return s.told >= s.offered })
 }
 
 // Close implements forward.Sink.

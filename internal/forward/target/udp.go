@@ -55,8 +55,7 @@ func (t *udpTarget) Open(ctx context.Context, settled func(signalbox.Position)) 
 		return nil, err
 	}
 	s := &udpSink{
-		target: t, conn: conn, settled: settled,
-		broken: make(chan struct{}), closing: make(chan struct{}), moved: make(chan struct{}),
+		target: t, conn: conn, settled: settled, closing: make(chan struct{}), course: newCourse(),
 	}
 	s.running.Go(s.read)
 	s.running.Go(s.watch)
@@ -70,16 +69,13 @@ type udpSink struct {
 	target  *udpTarget
 	conn    net.Conn
 	settled func(signalbox.Position)
-	broken  chan struct{}
 	closing chan struct{}
 	running sync.WaitGroup
 	once    sync.Once
 
-	mu           sync.Mutex
-	err          error
+	course
 	trail        trail
 	sent, passed signalbox.Position
-	moved        chan struct{} // closed and made anew when passed moves
 }
 
 // Send implements forward.Sink.
@@ -199,8 +195,7 @@ func (s *udpSink) settle(before time.Time) {
 	news = news && s.err == nil && position > s.passed
 	if news {
 		s.passed = position
-		close(s.moved)
-		s.moved = make(chan struct{})
+		s.wake()
 	}
 	s.mu.Unlock()
 	if news {
@@ -210,42 +205,7 @@ func (s *udpSink) settle(before time.Time) {
 
 // Flush implements forward.Sink; it takes datagramSettles.
 func (s *udpSink) Flush(ctx context.Context) error {
-	for {
-		s.mu.Lock()
-		done, moved := s.passed >= s.sent, s.moved
-		s.mu.Unlock()
-		if done {
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-s.broken:
-			return s.Err()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (s *udpSink) fail(err error) error {
-	s.mu.Lock()
-	if s.err == nil {
-		s.err = err
-		close(s.broken)
-	}
-	err = s.err
-	s.mu.Unlock()
-	return err
-}
-
-// Broken implements forward.Sink.
-func (s *udpSink) Broken() <-chan struct{} { return s.broken }
-
-// Err implements forward.Sink.
-func (s *udpSink) Err() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
+	return s.await(ctx, func() bool { return s.passed >= s.sent })
 }
 
 // Close implements forward.Sink. It does not wait for datagramSettles.

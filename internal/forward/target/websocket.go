@@ -103,8 +103,7 @@ func (t *webSocketTarget) Open(ctx context.Context, settled func(signalbox.Posit
 	conn.SetReadLimit(maxFrameBack)
 	s := &webSocketSink{
 		conn: conn, raw: raw, timeout: t.timeout, settled: settled, window: minWindow, scrub: t.scrub,
-		broken: make(chan struct{}), closing: make(chan struct{}), moved: make(chan struct{}),
-		wrote: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+		closing: make(chan struct{}), wrote: make(chan struct{}, 1), hurry: make(chan struct{}, 1), course: newCourse(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	s.running.Go(s.read)
@@ -137,19 +136,16 @@ type webSocketSink struct {
 	scrub   func(string) string
 	ctx     context.Context // the sink's life, which no single call spans
 	cancel  context.CancelFunc
-	broken  chan struct{}
 	closing chan struct{}
 	wrote   chan struct{} // holds a token when frames wait for a pong
 	hurry   chan struct{} // holds a token when Send waits for one
 	running sync.WaitGroup
 	once    sync.Once
 
-	mu                 sync.Mutex
-	err                error
+	course
 	written, confirmed signalbox.Position
 	sent, answered     traffic // what was written, and of that behind which a pong came
 	window             int64
-	moved              chan struct{} // closed and made anew when answered moves
 }
 
 type traffic struct{ frames, bytes int64 }
@@ -162,8 +158,10 @@ func (s *webSocketSink) Send(ctx context.Context, batch []forward.Message) error
 	defer patience.Stop()
 	for i := range batch {
 		m := &batch[i]
-		err := s.Err()
-		if err == nil && !s.fits(len(m.Body)) {
+		s.mu.Lock()
+		err, fits := s.err, s.fits(len(m.Body))
+		s.mu.Unlock()
+		if err == nil && !fits {
 			patience.Stop() // confirm has its own
 			err = s.waitForWindow(ctx, len(m.Body))
 		}
@@ -190,31 +188,16 @@ func (s *webSocketSink) Send(ctx context.Context, batch []forward.Message) error
 	return s.Err()
 }
 
-// fits reports whether so many bytes may be sent now. What is longer than the window goes alone.
+// fits reports whether so many bytes may be sent now. What is longer than the window goes alone. The
+// caller holds mu.
 func (s *webSocketSink) fits(n int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	underWay := s.sent.bytes - s.answered.bytes
 	return underWay == 0 || underWay+int64(n) <= s.window
 }
 
 func (s *webSocketSink) waitForWindow(ctx context.Context, n int) error {
 	signal(s.hurry)
-	for {
-		s.mu.Lock()
-		moved := s.moved
-		s.mu.Unlock()
-		if s.fits(n) {
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-s.broken:
-			return s.Err()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
+	return s.await(ctx, func() bool { return s.fits(n) })
 }
 
 // confirm sends a ping behind what was written, one at a time, and settles that by the pong.
@@ -277,8 +260,7 @@ func (s *webSocketSink) ping() bool {
 	case took > s.timeout/2:
 		s.window = max(s.window/2, minWindow)
 	}
-	close(s.moved)
-	s.moved = make(chan struct{})
+	s.wake()
 	s.mu.Unlock()
 	if news {
 		s.settled(position)
@@ -320,41 +302,7 @@ func (s *webSocketSink) fault(err error) error {
 // Flush implements forward.Sink.
 func (s *webSocketSink) Flush(ctx context.Context) error {
 	signal(s.hurry)
-	for {
-		s.mu.Lock()
-		done, moved := s.answered == s.sent, s.moved
-		s.mu.Unlock()
-		if done {
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-s.broken:
-			return s.Err()
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (s *webSocketSink) fail(err error) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err == nil {
-		s.err = err
-		close(s.broken)
-	}
-	return s.err
-}
-
-// Broken implements forward.Sink.
-func (s *webSocketSink) Broken() <-chan struct{} { return s.broken }
-
-// Err implements forward.Sink.
-func (s *webSocketSink) Err() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
+	return s.await(ctx, func() bool { return s.answered == s.sent })
 }
 
 // Close implements forward.Sink. It waits for the last pong, and for the receiver's close frame,
