@@ -98,6 +98,7 @@ func TestTurns(t *testing.T) {
 		}
 		stalled := r.join(t, live.Options{After: cursor(0)})
 		stalled.more(time.Second)
+		synctest.Wait() // its next piece waits to be taken, and nobody else for a turn yet
 		v := r.join(t, live.Options{After: cursor(0)})
 		if v.more(time.Second) {
 			t.Error("two read at the same time")
