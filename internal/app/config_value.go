@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"signalbox"
 )
 
 // A setting is one key: where it stands in Config, what it may be, and what it means.
@@ -284,7 +286,7 @@ func networks(key string, at func(*Config) *[]netip.Prefix) setting {
 		if err != nil {
 			return netip.Prefix{}, fmt.Errorf("%q is neither an address nor a network", s)
 		}
-		return p.Masked(), nil
+		return signalbox.Network(p), nil
 	}
 	return list(key, "a list of addresses and networks", []string{"127.0.0.1", "10.0.0.0/8"}, at, parse, netip.Prefix.String)
 }

@@ -99,19 +99,9 @@ func (c *ViewersConfig) defaults() {
 	}
 	allow := make([]netip.Prefix, len(c.Allow))
 	for i, p := range c.Allow {
-		allow[i] = unmapped(p)
+		allow[i] = signalbox.Network(p)
 	}
 	c.Allow = allow
-}
-
-// unmapped gives a network of IPv4-mapped IPv6 addresses (RFC 4291 section 2.5.5.2) as that of IPv4
-// which it means: addresses are compared as IPv4.
-func unmapped(p netip.Prefix) netip.Prefix {
-	const before = 96 // bits in front of the IPv4 address
-	if p.Addr().Is4In6() && p.Bits() >= before {
-		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-before)
-	}
-	return p
 }
 
 // ViewersLog is what viewers need of the log.

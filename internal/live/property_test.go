@@ -22,11 +22,7 @@ import (
 // behind and a log whose commits stop now and then.
 func TestExplainable(t *testing.T) {
 	devices := fleet(t, 6)
-	seeds := uint64(25)
-	if testing.Short() {
-		seeds = 5
-	}
-	for seed := range seeds {
+	for seed := range uint64(25) {
 		synctest.Test(t, func(t *testing.T) { explain(t, devices, seed) })
 		if t.Failed() {
 			t.Fatalf("with seed %d", seed)

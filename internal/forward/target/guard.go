@@ -107,15 +107,7 @@ func (g *guard) permitAddr(target string, a netip.Addr) error {
 }
 
 func (g *guard) allows(a netip.Addr) bool {
-	return slices.ContainsFunc(g.allow, func(p netip.Prefix) bool { return unmapped(p).Contains(a) })
-}
-
-// unmapped gives a network of IPv4 as one, however it was written.
-func unmapped(p netip.Prefix) netip.Prefix {
-	if p.Addr().Is4In6() && p.Bits() >= 96 {
-		return netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p
+	return slices.ContainsFunc(g.allow, func(p netip.Prefix) bool { return signalbox.Network(p).Contains(a) })
 }
 
 // permitListen reports whether a forwarder may open a port for the computers of these networks. Who
@@ -126,9 +118,9 @@ func (g *guard) permitListen(target string, from []netip.Prefix) error {
 		return nil
 	}
 	for _, network := range from {
-		network = unmapped(network)
+		network = signalbox.Network(network)
 		within := func(p netip.Prefix) bool {
-			p = unmapped(p)
+			p = signalbox.Network(p)
 			return p.Bits() <= network.Bits() && p.Contains(network.Addr())
 		}
 		if !isLoopback(network) && !slices.ContainsFunc(g.allow, within) {
@@ -142,7 +134,7 @@ func (g *guard) permitListen(target string, from []netip.Prefix) error {
 
 // isLoopback reports whether a network is a part of loopback.
 func isLoopback(p netip.Prefix) bool {
-	p = unmapped(p)
+	p = signalbox.Network(p)
 	return p.Addr().IsLoopback() && (p.Bits() >= 8 && p.Addr().Is4() || p.IsSingleIP())
 }
 
