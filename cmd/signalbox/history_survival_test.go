@@ -135,9 +135,10 @@ func TestBrokenChunkOnDisk(t *testing.T) {
 			}
 		}
 	}
-	if text := h.stderr.String(); !strings.Contains(text, "chunk of history is broken") || !strings.Contains(text, fmt.Sprintf("chunk=%d ", id)) {
-		t.Errorf("the log does not name chunk %d: %s", id, tail(text))
-	}
+	await(t, patience, fmt.Sprintf("the log names chunk %d", id), func() bool {
+		text := h.stderr.String()
+		return strings.Contains(text, "chunk of history is broken") && strings.Contains(text, fmt.Sprintf("chunk=%d ", id))
+	})
 	if status, body := h.open("/healthz"); status != http.StatusOK {
 		t.Errorf("/healthz: %d %s", status, body)
 	}

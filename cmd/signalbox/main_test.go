@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -138,7 +139,7 @@ func child(t *testing.T, path string, args ...string) *process {
 		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "TZ=UTC", "PYTHONDONTWRITEBYTECODE=1",
 		"SIGNALBOX_ADMIN_PASSWORD=" + adminPassword, fmt.Sprintf("GORACE=halt_on_error=1 atexit_sleep_ms=0 exitcode=%d", raceExit),
 	}
-	p.cmd.WaitDelay = time.Second
+	p.cmd.WaitDelay = patience
 	return p
 }
 
@@ -182,6 +183,24 @@ func (p *process) wait(limit time.Duration) int {
 		p.t.Fatalf("«%s» did not end within %v", strings.Join(p.cmd.Args[1:], " "), limit)
 	}
 	return p.cmd.ProcessState.ExitCode()
+}
+
+// says waits until a process has written text to standard error n times, and complains if it
+// wrote it more often. What a process writes reaches the test a moment after it was written,
+// so nothing it has done since says that it can be read.
+func (p *process) says(text string, n int) {
+	p.t.Helper()
+	p.saysLike(regexp.MustCompile(regexp.QuoteMeta(text)), n)
+}
+
+// saysLike is says for an expression.
+func (p *process) saysLike(expression *regexp.Regexp, n int) {
+	p.t.Helper()
+	count := func() int { return len(expression.FindAllStringIndex(p.stderr.String(), -1)) }
+	await(p.t, patience, fmt.Sprintf("the process wrote %d times «%s»", n, expression), func() bool { return count() >= n })
+	if got := count(); got != n {
+		p.t.Errorf("the process wrote «%s» %d times, want %d: %s", expression, got, n, tail(p.stderr.String()))
+	}
 }
 
 func (p *process) signal(s os.Signal) {
