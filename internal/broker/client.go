@@ -35,7 +35,7 @@ type client struct {
 	single   bool
 	dead     bool          // ended; guarded by mu
 	onDisk   atomic.Bool   // what is queued for it is recorded
-	marked   atomic.Uint32 // whether a sender has it on its list: markedNot, markedSoon, markedNow
+	marked   atomic.Uint32 // which of its sender's lists it is on: markedSoon, markedNow, markedLater
 }
 
 func (c *client) owner() string { return c.key[:c.ownerLen] }

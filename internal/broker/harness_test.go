@@ -17,7 +17,7 @@ import (
 )
 
 // patience is how long a test waits for what has to come.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // got is a packet that a peer was sent.
 type got struct {
@@ -274,8 +274,11 @@ func (h *hub) connect(t testing.TB, id string, wishes ...wish) *client {
 		if outcome.Close {
 			t.Fatalf("CONNECT of %s: %s", id, outcome.Words)
 		}
-		if r, ok := hello.Peer.(roomy); ok {
-			p = r.peer
+		switch own := hello.Peer.(type) {
+		case roomy:
+			p = own.peer
+		case *counted:
+			p = own.peer
 		}
 		c := &client{Session: s, peer: p}
 		c.connack = p.want(t, packet.CONNACK)

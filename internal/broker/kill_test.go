@@ -141,16 +141,17 @@ func TestQuietGivesNumbersBack(t *testing.T) {
 // TestExpiryCountsFromTheStart: a session that was connected until a kill, with nothing new in
 // the log for longer than its expiry, is there for its client.
 func TestExpiryCountsFromTheStart(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	h := disk(t, dir, broker.Config{}, nil)
-	h.connect(t, "c", expiry(1))
+	h.connect(t, "c", expiry(5))
 	select {
-	case <-time.After(1500 * time.Millisecond):
+	case <-time.After(5500 * time.Millisecond):
 	case <-t.Context().Done():
 	}
 	h.kill()
 	h = disk(t, dir, broker.Config{}, nil)
-	if !h.connect(t, "c", resume, expiry(1)).connack.SessionPresent {
+	if !h.connect(t, "c", resume, expiry(5)).connack.SessionPresent {
 		t.Error("the session is gone")
 	}
 }
@@ -184,7 +185,7 @@ func TestGivingGoesOn(t *testing.T) {
 					seen := map[string]int{}
 					sub := h.connect(t, "sub", expiry(1000), window(10))
 					sub.subscribe(t, filter("r/+", qos))
-					take(t, sub, seen, some)
+					take(t, sub, seen, some, patience)
 					if kill {
 						h.kill()
 						h = disk(t, dir, broker.Config{}, nil)
@@ -192,7 +193,7 @@ func TestGivingGoesOn(t *testing.T) {
 						sub.Closed(false, nil, time.Now())
 					}
 					sub = h.connect(t, "sub", resume, expiry(1000), window(10))
-					take(t, sub, seen, many)
+					take(t, sub, seen, many, patience)
 					if len(seen) != many {
 						t.Errorf("%d of %d came", len(seen), many)
 					}
@@ -202,7 +203,7 @@ func TestGivingGoesOn(t *testing.T) {
 						}
 					}
 					eventually(t, "all is settled", func() bool {
-						take(t, sub, seen, many+1)
+						take(t, sub, seen, many+1, 300*time.Millisecond)
 						return h.Stats().QueuedMessages.Load() == 0
 					})
 					sub.Closed(true, nil, time.Now())
@@ -218,12 +219,12 @@ func TestGivingGoesOn(t *testing.T) {
 	}
 }
 
-// take takes and completes messages until so many topics were seen, or nothing comes.
-func take(t *testing.T, c *client, seen map[string]int, most int) {
+// take takes and completes messages until so many topics were seen, or nothing comes for a time.
+func take(t *testing.T, c *client, seen map[string]int, most int, quiet time.Duration) {
 	t.Helper()
 	open := 0
 	for len(seen) < most || open > 0 {
-		g, ok := c.poll(300 * time.Millisecond)
+		g, ok := c.poll(quiet)
 		if !ok {
 			return
 		}

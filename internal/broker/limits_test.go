@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -455,6 +456,58 @@ func TestCommandRoom(t *testing.T) {
 		}
 		if len(r.told) != 1 {
 			t.Errorf("told %d times, nobody had asked again", len(r.told))
+		}
+		h.kill()
+	})
+}
+
+// counted is a connection that never reads, and counts how often it was looked at.
+type counted struct {
+	*peer
+	looks atomic.Int64
+}
+
+func (c *counted) Queued() int {
+	if c.looks.Add(1) == 100_000 { // whoever looks without end is let go
+		c.stall(0)
+	}
+	return c.peer.Queued()
+}
+
+// TestNeverReadsCostsNothing has connections that never read, alone and beside one that does:
+// they are looked at now and then, however much goes on.
+func TestNeverReadsCostsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := memory(t, broker.Config{Senders: 1}, nil)
+		var silent []*counted
+		for i := range 3 {
+			c := &counted{peer: newPeer(packet.V5)}
+			c.stall(1 << 20)
+			silent = append(silent, c)
+			h.connect(t, fmt.Sprint("silent", i), func(h *broker.Hello) { h.Peer = c }).subscribe(t, filter("a", 1))
+		}
+		reader := h.connect(t, "reader")
+		reader.subscribe(t, filter("b", 0))
+		publisher := h.connect(t, "publisher")
+		publisher.publish(t, "a", "x", 0, 0)
+		for _, busy := range []bool{false, true} {
+			for _, c := range silent {
+				c.looks.Store(0)
+			}
+			rounds := 0
+			for began := time.Now(); time.Since(began) < time.Second; rounds++ {
+				if busy {
+					publisher.publish(t, "b", "x", 0, 0)
+					synctest.Wait()
+					reader.want(t, packet.PUBLISH)
+				}
+				time.Sleep(100 * time.Microsecond)
+			}
+			for i, c := range silent {
+				if n := c.looks.Load(); n < 100 || n > 1100 {
+					t.Errorf("busy %v: within a second and %d messages of another connection number %d was looked at %d times", busy, rounds, i, n)
+				}
+			}
 		}
 		h.kill()
 	})

@@ -2,6 +2,7 @@ package broker
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -30,21 +31,24 @@ const (
 	collect = time.Millisecond
 )
 
-// The values of client.marked.
+// The bits of client.marked. With the first or second the session is on its sender's list, with
+// the third on that of full connections, which is for the sender alone to set and take back.
 const (
-	markedNot uint32 = iota
-	markedSoon
+	markedSoon uint32 = 1 << iota
 	markedNow
+	markedLater
+
+	listed = markedSoon | markedNow
 )
 
 // mark has a sender look at the session. It may be called with locks.
 func (b *Broker) mark(c *client) {
-	was := c.marked.Swap(markedNow)
-	if was == markedNow {
+	was := c.marked.Or(markedNow)
+	if was&markedNow != 0 {
 		return
 	}
 	s := b.sender(c)
-	if was == markedNot {
+	if was&listed == 0 {
 		s.add(c)
 	}
 	nudge(s.wake)
@@ -53,7 +57,7 @@ func (b *Broker) mark(c *client) {
 // markSoon has a sender look at the session within a moment, and on the way if it comes by. It
 // may be called with locks.
 func (b *Broker) markSoon(c *client) {
-	if !c.marked.CompareAndSwap(markedNot, markedSoon) {
+	if c.marked.Load()&listed != 0 || c.marked.Or(markedSoon)&listed != 0 {
 		return
 	}
 	s := b.sender(c)
@@ -73,6 +77,7 @@ func (s *sender) run(ctx context.Context) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	var list []*client
+	var looked time.Time // when the full ones were looked at
 	collecting := false
 	for {
 		if len(s.later) > 0 && !collecting {
@@ -91,19 +96,39 @@ func (s *sender) run(ctx context.Context) {
 		case <-timer.C:
 		}
 		collecting = false
-		for _, c := range s.later {
-			s.b.mark(c)
-		}
-		clear(s.later)
-		s.later = s.later[:0]
 		s.mu.Lock()
 		list, s.list = s.list, list[:0]
 		s.mu.Unlock()
 		for _, c := range list {
-			c.marked.Store(markedNot)
+			c.marked.And(^listed)
 			s.pump(c)
 		}
 		clear(list)
+		if len(s.later) == 0 {
+			continue
+		}
+		if now := time.Now(); now.Sub(looked) >= collect {
+			looked = now
+			s.lookAtFull()
+		}
+	}
+}
+
+// lookAtFull pumps the sessions whose connections were full: often enough that none of them waits
+// when it need not, and not at each turn, so that those that never read cost the others nothing.
+func (s *sender) lookAtFull() {
+	full := len(s.later)
+	for _, c := range s.later[:full] {
+		c.marked.And(^markedLater)
+		s.pump(c)
+	}
+	s.later = slices.Delete(s.later, 0, full)
+}
+
+// putOff has a session whose connection is full looked at later.
+func (s *sender) putOff(c *client) {
+	if c.marked.Or(markedLater)&markedLater == 0 {
+		s.later = append(s.later, c)
 	}
 }
 
@@ -122,7 +147,7 @@ func (s *sender) pump(c *client) {
 	o.direct.stalled = queued > b.cfg.OutboxBytes/4
 	if o.direct.stalled {
 		c.mu.Unlock()
-		s.later = append(s.later, c)
+		s.putOff(c)
 		return
 	}
 	buf := s.commands(c, conn, o, s.buf[:0], space)
@@ -162,7 +187,7 @@ func (s *sender) pump(c *client) {
 	case more && !wait:
 		b.mark(c)
 	case wait:
-		s.later = append(s.later, c)
+		s.putOff(c)
 	}
 }
 
