@@ -10,7 +10,7 @@
 // skipped, counted (positions, whatever they hold) and told in the hub's log, when the forwarder
 // reads on. What retention drops meanwhile is not forwarded, nor is what was of a device that has
 // been removed; types are those that devices have now.
-// Telemetry that was imported is not forwarded as long as the log knows it as such (until sealed).
+// Telemetry that was imported is no news and is not forwarded.
 //
 // # Contract
 //

@@ -25,7 +25,7 @@
 //     Open begins one. After a crash, or a restore from an older backup, positions are given
 //     again; Log.Place tells that a cursor leads to what was lost, or is another hub's.
 //   - Following. Log.Since gives what is on disk behind a position, once and in order, however it
-//     moves meanwhile.
+//     moves meanwhile; but for what was imported (signalbox.EntryImported), which is no news.
 //   - Records of the broker (signalbox.EntryBroker) are in the log alone: they are not
 //     announced, not sealed, part of no answer, and leave with their row.
 //
@@ -59,6 +59,8 @@
 //   - What is no telemetry (presence, commands, alerts) is sealed the same way, under device 0;
 //     records of the broker are passed over.
 //     Boot marks and sequence numbers of devices are kept as long as the log has the entry.
+//     Chunks keep which messages were imported, also when they are merged. Those that were made
+//     before the format had room for it (its version 2) do not know, and Since gives all they have.
 //
 // # Format on disk
 //

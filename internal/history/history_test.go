@@ -32,7 +32,7 @@ type bench struct {
 }
 
 // patience is how long a test waits for what should happen at once.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 func openStore(tb testing.TB, dir string) *store.Store {
 	tb.Helper()
@@ -229,9 +229,9 @@ func TestUrgency(t *testing.T) {
 		urgency     history.Urgency
 		least, most time.Duration
 	}{
-		{"now", history.Now, 0, 5 * time.Second},
-		{"acked", history.Acked, 9 * time.Millisecond, 5 * time.Second},
-		{"soon", history.Soon, 49 * time.Millisecond, 5 * time.Second},
+		{"now", history.Now, 0, patience},
+		{"acked", history.Acked, 9 * time.Millisecond, patience},
+		{"soon", history.Soon, 49 * time.Millisecond, patience},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -226,7 +226,7 @@ func TestNeighboursAreMerged(t *testing.T) {
 	}
 	ended := b.log.Merging(2)
 	for device, waits := range map[signalbox.DeviceID]bool{1: false, 2: true} {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), map[bool]time.Duration{true: time.Second, false: patience}[waits])
 		page, err := b.log.Page(ctx, history.Query{Device: device, Limit: 1})
 		cancel()
 		if waits != errors.Is(err, context.DeadlineExceeded) || !waits && len(page) != 1 {

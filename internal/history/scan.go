@@ -11,7 +11,8 @@ import (
 
 // Scan calls yield for every entry from position from on that is still kept, in log order,
 // up to what was committed when it began. The entry and its body are lent for the call. Those
-// of the broker are given as long as the log has them: keep them by a Hold.
+// of the broker are given as long as the log has them: keep them by a Hold. Telemetry from a
+// chunk has the kind EntryTelemetry, imported or not.
 //
 // What retention has dropped is given as long as the log has it: Scan is for those who follow
 // the log and must miss nothing. Questions and ScanRange do not see it.

@@ -201,7 +201,7 @@ func (s *sealer) feed(ctx context.Context, e *signalbox.Entry) error {
 	if e.Kind == signalbox.EntryBroker {
 		return nil
 	}
-	row := chunk.Row{Position: e.Position, Received: e.ReceivedMicros, Time: e.TimeMicros, Body: e.Body}
+	row := chunk.Row{Position: e.Position, Received: e.ReceivedMicros, Time: e.TimeMicros, Imported: e.Kind == signalbox.EntryImported, Body: e.Body}
 	device := e.Device
 	if !e.Kind.IsTelemetry() {
 		s.body = append(s.body[:0], byte(e.Kind))

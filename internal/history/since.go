@@ -37,9 +37,8 @@ const (
 // entry and its body are lent for the call. yield may take its time: nothing waits for it.
 //
 // Entries are read from the log's rows, and what is no longer there from the chunks of these
-// devices alone. Telemetry that was imported is left out as long as the log has it, and given as
-// telemetry when it is in a chunk; records of the broker are always left out. What retention has
-// dropped is given as long as the log has it.
+// devices alone. Telemetry that was imported and records of the broker are left out wherever they
+// are. What retention has dropped is given as long as the log has it.
 //
 // While the database server is away it gives what is there and ends with KindUnavailable.
 //
@@ -221,6 +220,7 @@ func (l *Log) sinceChunks(ctx context.Context, q *SinceQuery, lo, hi signalbox.P
 		}
 		return yield(e)
 	})
+	s.want.Live = true
 	s.heads = func(ctx context.Context, from int64) ([]span, error) {
 		l.mu.Lock()
 		reach := l.span

@@ -168,12 +168,12 @@ func (s *sweep) ready(w *worker, st *stretch, lo int64) bool {
 // search reads what a mixed stretch has from lo on.
 func (s *sweep) search(w *worker, st *stretch, lo int64, want *chunk.Want) {
 	b := w.batch
-	takes := func(p signalbox.Position, t int64) bool {
+	takes := func(p signalbox.Position, t int64, imported bool) bool {
 		key := t
 		if s.by == chunk.ByPosition {
 			key = int64(p)
 		}
-		return key >= lo && key <= want.UpTo && want.Takes(p, t)
+		return key >= lo && key <= want.UpTo && want.Takes(p, t, imported)
 	}
 	if st.run != nil {
 		st.run.EachOf(s.l.shapes, takes, func(_ int, row *chunk.Row) bool {
@@ -188,7 +188,7 @@ func (s *sweep) search(w *worker, st *stretch, lo int64, want *chunk.Want) {
 	}
 	var row chunk.Row
 	for i, t := range w.r.Times() {
-		if p := w.r.Position(i); takes(p, t) && len(b.Bodies) < want.Bytes {
+		if p := w.r.Position(i); takes(p, t, w.r.Imported(i)) && len(b.Bodies) < want.Bytes {
 			row.Position, row.Received, row.Time = p, w.r.Received(i), t
 			row.Body = w.r.AppendBody(row.Body[:0], i)
 			b.Add(&row, uint32(st.device))

@@ -17,12 +17,13 @@ type Batch struct {
 	Rows   []BatchRow
 	Bodies []byte
 
-	keys, lags, others []int64
-	which              []int64
-	cells              []cell
-	changed            []bool
-	parts              []batchPart
-	scratch            cellScratch
+	keys, lags, others, marks []int64
+
+	which   []int64
+	cells   []cell
+	changed []bool
+	parts   []batchPart
+	scratch cellScratch
 }
 
 // batchPart is the rows of a part among those that are added.
@@ -54,13 +55,15 @@ type Want struct {
 	// the last time of those that are not.
 	Before   signalbox.Position
 	From, To int64
+	// Live is for rows that were not imported; the others are passed over.
+	Live bool
 	// Bytes ends the reading early when the batch has so many bytes of bodies.
 	Bytes int
 }
 
 // Takes says whether a row is not passed over.
-func (w *Want) Takes(p signalbox.Position, t int64) bool {
-	return p < w.Before && t >= w.From && t <= w.To
+func (w *Want) Takes(p signalbox.Position, t int64, imported bool) bool {
+	return p < w.Before && t >= w.From && t <= w.To && (!imported || !w.Live)
 }
 
 // append appends the body of row j.

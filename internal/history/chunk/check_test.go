@@ -12,7 +12,7 @@ import (
 )
 
 func sameRow(a, b *chunk.Row) bool {
-	return a.Position == b.Position && a.Received == b.Received && a.Time == b.Time && bytes.Equal(a.Body, b.Body)
+	return a.Position == b.Position && a.Received == b.Received && a.Time == b.Time && a.Imported == b.Imported && bytes.Equal(a.Body, b.Body)
 }
 
 // runOf fills a run and holds it to the rows.
@@ -77,7 +77,7 @@ func checkChunk(tb testing.TB, s *chunk.Shapes, blob []byte, rows []chunk.Row) {
 		tb.Fatalf("the chunk has %d rows and %d times, want %d", r.Len(), len(r.Times()), len(rows))
 	}
 	for i := range rows {
-		got := chunk.Row{Position: r.Position(i), Received: r.Received(i), Time: r.Times()[i], Body: r.AppendBody(nil, i)}
+		got := chunk.Row{Position: r.Position(i), Received: r.Received(i), Time: r.Times()[i], Imported: r.Imported(i), Body: r.AppendBody(nil, i)}
 		if !sameRow(&got, &rows[i]) {
 			tb.Fatalf("row %d of the chunk is %+v %q\nwant %+v %q", i, got, got.Body, rows[i], rows[i].Body)
 		}

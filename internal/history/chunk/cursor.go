@@ -27,8 +27,9 @@ type Cursor struct {
 	pace int // rows that the last call took
 	err  error
 
-	which, times, lags, positions intReader
-	cols                          []columnReader // of all parts, one after another
+	which, times, lags, positions, marks intReader
+
+	cols []columnReader // of all parts, one after another
 
 	run   runReader // where runs is not 0
 	runs  int       // rows of the run
@@ -74,7 +75,7 @@ func (c *Cursor) Close() {
 func (c *Cursor) begin() error {
 	c.row, c.pace, c.err = 0, 0, nil
 	n := c.head.N
-	var ok [4]bool
+	var ok [5]bool
 	c.which, ok[0] = intReader{}, true
 	if len(c.parts) > 1 {
 		c.which, ok[0] = openInts(c.payload, c.whichSpan, n)
@@ -85,7 +86,11 @@ func (c *Cursor) begin() error {
 		c.lags, ok[2] = openInts(c.payload, c.lagSpan, n)
 	}
 	c.positions, ok[3] = openInts(c.payload, c.posSpan, n)
-	if ok != [4]bool{true, true, true, true} {
+	c.marks, ok[4] = intReader{}, true
+	if c.markSpan.to > 0 {
+		c.marks, ok[4] = openInts(c.payload, c.markSpan, n)
+	}
+	if ok != [5]bool{true, true, true, true, true} {
 		return c.fail()
 	}
 	if err := c.count(); err != nil {
@@ -249,6 +254,9 @@ func (c *Cursor) passOthers(b *Batch, n int) {
 	if c.lags.n > 0 {
 		c.lags.skip(c.payload, n)
 	}
+	if c.marks.n > 0 {
+		c.marks.skip(c.payload, n)
+	}
 	if len(c.parts) == 1 {
 		c.passCells(b, 0, 0, n)
 		return
@@ -335,6 +343,14 @@ func (c *Cursor) rows(b *Batch, keys []int64, owner uint32, w *Want) {
 	} else {
 		clear(lags)
 	}
+	marks := grown(&b.marks, n)
+	if c.marks.n > 0 {
+		if c.marks.read(c.payload, marks); !areMarks(marks) {
+			_ = c.fail()
+		}
+	} else {
+		clear(marks)
+	}
 	which := c.columns(b, n)
 	if c.err != nil {
 		return
@@ -349,7 +365,7 @@ func (c *Cursor) rows(b *Batch, keys []int64, owner uint32, w *Want) {
 		part.next++
 		part.dirty = part.dirty || part.changed[j]
 		position, t := c.head.P0+signalbox.Position(positions[i]), c.head.T0+times[i]
-		if !w.Takes(position, t) {
+		if !w.Takes(position, t, marks[i] != 0) {
 			continue
 		}
 		if part.dirty {
@@ -438,7 +454,7 @@ func (c *Cursor) readRun(b *Batch, owner uint32, w *Want) {
 		c.ahead = false
 		c.row++
 		dirty = dirty || !d.same
-		if !w.Takes(d.position, d.time) {
+		if !w.Takes(d.position, d.time, d.imported) {
 			continue
 		}
 		if dirty {

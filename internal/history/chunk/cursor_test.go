@@ -159,7 +159,7 @@ func checkRunRead(t *testing.T, s *chunk.Shapes, run *chunk.Run, rows []chunk.Ro
 			t.Fatalf("the run has %d rows and %d times, want %d", r.Len(), len(r.Times()), len(rows))
 		}
 		for i := range rows {
-			got := chunk.Row{Position: r.Position(i), Received: r.Received(i), Time: r.Times()[i], Body: r.AppendBody(nil, i)}
+			got := chunk.Row{Position: r.Position(i), Received: r.Received(i), Time: r.Times()[i], Imported: r.Imported(i), Body: r.AppendBody(nil, i)}
 			if !sameRow(&got, &rows[i]) {
 				t.Fatalf("row %d of the run is %+v %q\nwant %+v %q", i, got, got.Body, rows[i], rows[i].Body)
 			}

@@ -7,6 +7,8 @@
 //
 //   - Loss. What went in comes out: every body exactly as the device sent it, white space
 //     and the spelling of numbers included; also bodies that are no JSON.
+//   - Imports. Each row keeps whether it was imported (Row.Imported), through runs and chunks and
+//     when these are merged. A chunk without such a row is no longer for it.
 //   - Order. A Run keeps its rows as they were appended. A chunk holds them by (time,
 //     position).
 //   - Concurrency. Shapes serves any number of goroutines. Run, Table, Reader, Cursor and
@@ -52,12 +54,15 @@
 //	leaves   uvarint
 //	leaves+1 literals, each: length uvarint, then its bytes
 //
-// # Format of a chunk, version 1
+// # Format of a chunk, versions 1 and 2
+//
+// Version 2 is that of chunks with rows that were imported; all others are in version 1. They
+// differ in one column.
 //
 // uvarint and varint are the variable-length integers of package encoding/binary: seven bits a
 // byte, the least first; signed ones zigzag.
 //
-//	version  byte     1
+//	version  byte     1 or 2
 //	checksum 4 bytes  CRC-32C of the version and of all that follows, little endian
 //	rows     uvarint  N
 //	t0       varint   time of the first row, Unix µs
@@ -76,6 +81,7 @@
 //   - times, less t0, as numbers
 //   - received less time, as numbers; nothing when all are 0
 //   - positions, less p0, as numbers
+//   - in version 2: for each row 1 if it was imported, or 0, as numbers
 //   - for each shape, in the order of the list: for each of its leaves a column, with a value
 //     for each row of that shape. Raw has one: the bodies
 //

@@ -14,7 +14,10 @@ const (
 	// MaxRows is the most rows a chunk may have.
 	MaxRows = 65_535
 
-	version = 1
+	// version is that of most chunks; versionMarks of those that say of each row whether it was
+	// imported, which some were.
+	version      = 1
+	versionMarks = 2
 	// maxPayload bounds the columns of a chunk before compression, in bytes.
 	maxPayload = 64 << 20
 	// maxValues bounds rows times leaves of a chunk.
@@ -53,6 +56,7 @@ type builder struct {
 	starts  []uint32 // each row's first cell, by shape
 	rowAt   []uint32 // each row's number, by shape
 	summary []byte
+	marks   bool // some rows were imported
 	packer  intPacker
 	columns columnWriter
 }
@@ -71,12 +75,15 @@ func (t *Table) Encode(dst []byte, lo, hi int) ([]byte, error) {
 	b := &t.build
 	b.payload, b.summary = b.payload[:0], b.summary[:0]
 	head := Head{N: len(rows), T0: rows[0].time, T1: rows[len(rows)-1].time, P0: math.MaxUint64}
+	var kinds shapeMark
 	for i := range rows {
 		if i > 0 && compareRows(rows[i-1], rows[i]) > 0 {
 			return dst, errors.New("the rows of a chunk have to be sorted by time and position")
 		}
 		head.P0, head.P1 = min(head.P0, rows[i].position), max(head.P1, rows[i].position)
+		kinds |= rows[i].shape
 	}
+	b.marks = kinds.imported()
 	if values, columns := t.group(rows); values > maxValues || columns > maxColumns {
 		return dst, fmt.Errorf("%w: %d values in %d columns, at most %d and %d are allowed", ErrTooLarge, values, columns, maxValues, maxColumns)
 	}
@@ -98,7 +105,7 @@ func (t *Table) group(rows []tableRow) (values, columns int) {
 	}
 	b.used = b.used[:0]
 	for i := range rows {
-		sh := rows[i].shape
+		sh := rows[i].shape.index()
 		if b.count[sh] == 0 {
 			b.local[sh] = int32(len(b.used))
 			b.used = append(b.used, sh)
@@ -125,7 +132,7 @@ func (t *Table) group(rows []tableRow) (values, columns int) {
 		b.starts, b.rowAt = append(b.starts, 0), append(b.rowAt, 0)
 	}
 	for i := range rows {
-		at := &b.count[rows[i].shape]
+		at := &b.count[rows[i].shape.index()]
 		b.starts[*at], b.rowAt[*at] = rows[i].cell, uint32(i)
 		*at++
 	}
@@ -149,7 +156,7 @@ func (t *Table) rowColumns(rows []tableRow, head *Head) {
 	if len(b.used) > 1 {
 		b.ints = b.ints[:0]
 		for i := range rows {
-			b.ints = append(b.ints, int64(b.local[rows[i].shape]))
+			b.ints = append(b.ints, int64(b.local[rows[i].shape.index()]))
 		}
 		b.part = b.packer.append(b.part[:0], b.ints)
 		b.section(b.part)
@@ -180,6 +187,32 @@ func (t *Table) rowColumns(rows []tableRow, head *Head) {
 	}
 	b.part = b.packer.append(b.part[:0], b.ints)
 	b.section(b.part)
+	if !b.marks {
+		return
+	}
+	b.ints = b.ints[:0]
+	for i := range rows {
+		b.ints = append(b.ints, markOf(rows[i].shape.imported()))
+	}
+	b.part = b.packer.append(b.part[:0], b.ints)
+	b.section(b.part)
+}
+
+// markOf is how a chunk says whether a row was imported.
+func markOf(imported bool) int64 {
+	if imported {
+		return 1
+	}
+	return 0
+}
+
+// areMarks says whether all numbers are ones that markOf gives.
+func areMarks(v []int64) bool {
+	all := int64(0)
+	for _, x := range v {
+		all |= x
+	}
+	return all&^1 == 0
 }
 
 // shapeColumns writes the leaves, and the summaries; raw is the length of all bodies.
@@ -231,7 +264,11 @@ func lengths(col []cell) (n int) {
 func (t *Table) seal(dst []byte, head *Head) ([]byte, error) {
 	b := &t.build
 	start := len(dst)
-	dst = append(dst, version, 0, 0, 0, 0)
+	v := byte(version)
+	if b.marks {
+		v = versionMarks
+	}
+	dst = append(dst, v, 0, 0, 0, 0)
 	dst = binary.AppendUvarint(dst, uint64(head.N))
 	dst = binary.AppendVarint(dst, head.T0)
 	dst = binary.AppendUvarint(dst, uint64(head.T1-head.T0))

@@ -105,7 +105,8 @@ func wide(n int) string {
 	return b.String() + "}"
 }
 
-// rowsFor gives rows with those bodies; times of the device lie up to two minutes back.
+// rowsFor gives rows with those bodies; times of the device lie up to two minutes back, and none,
+// some or all were imported.
 func rowsFor(rng *rand.Rand, bodies [][]byte) []chunk.Row {
 	rows := make([]chunk.Row, 0, len(bodies))
 	p, received := signalbox.Position(rng.Uint64N(1<<40)), int64(1_700_000_000_000_000)
@@ -118,7 +119,16 @@ func rowsFor(rng *rand.Rand, bodies [][]byte) []chunk.Row {
 		}
 		rows = append(rows, row)
 	}
+	markSome(rng, rows)
 	return rows
+}
+
+// markSome makes none, some or all of the rows imported ones.
+func markSome(rng *rand.Rand, rows []chunk.Row) {
+	odds := []int{0, 1, 2, 20}[rng.IntN(4)]
+	for i := range rows {
+		rows[i].Imported = odds > 0 && rng.IntN(odds) == 0
+	}
 }
 
 func sorted(rows []chunk.Row) []chunk.Row {

@@ -18,13 +18,18 @@ import (
 
 var update = flag.Bool("update", false, "write the golden chunk anew; never for a version that has been released")
 
-// golden is the name of a file of version 1: rows, shapes or chunk of one of goldens.
+// golden is the name of a file: rows, shapes or chunk of one of goldens, of the version of the
+// format that it is in.
 func golden(name, kind string) string {
-	return filepath.Join("testdata", "version1-"+name+"."+kind)
+	version := 1
+	if name == "imported" {
+		version = 2
+	}
+	return filepath.Join("testdata", fmt.Sprintf("version%d-%s.%s", version, name, kind))
 }
 
 // goldens are the bodies of the golden chunks: one with every kind of column, which is kept as
-// it is, and one with text, which is compressed.
+// it is, one with text, which is compressed, and one of which some rows were imported.
 func goldens() map[string][][]byte {
 	var bodies, text [][]byte
 	box, sensor := box(1), sensor(1)
@@ -42,7 +47,7 @@ func goldens() map[string][][]byte {
 	for i := range 30 {
 		text = append(text, fmt.Appendf(nil, `{"message": "connection from 10.0.%d.%d failed", "at": [%d, "2023-07-10T12:00:%02dZ"]}`, i*i%16, i%7, i, i))
 	}
-	return map[string][][]byte{"columns": bodies, "text": text}
+	return map[string][][]byte{"columns": bodies, "text": text, "imported": text}
 }
 
 // writeGolden makes the files.
@@ -50,6 +55,9 @@ func writeGolden(t *testing.T, name string) {
 	t.Helper()
 	bodies := goldens()[name]
 	rows := rowsFor(rand.New(rand.NewPCG(1, 11)), bodies)
+	for i := range rows {
+		rows[i].Imported = name == "imported" && i%7 > 4
+	}
 	s := chunk.NewShapes(100)
 	blob := chunkOf(t, s, rows)
 	var shapes, list []byte
@@ -62,6 +70,9 @@ func writeGolden(t *testing.T, name string) {
 		list = binary.AppendUvarint(list, uint64(row.Position))
 		list = binary.AppendUvarint(list, uint64(row.Received))
 		list = binary.AppendUvarint(list, uint64(row.Time))
+		if name == "imported" {
+			list = append(list, map[bool]byte{true: 1}[row.Imported])
+		}
 		list = binary.AppendUvarint(list, uint64(len(row.Body)))
 		list = append(list, row.Body...)
 	}
@@ -102,9 +113,9 @@ func (l *list) text() []byte {
 	return text
 }
 
-// TestGolden reads chunks as version 1 of the format was when it was laid down.
+// TestGolden reads chunks as the versions of the format were when they were laid down.
 func TestGolden(t *testing.T) {
-	for _, name := range []string{"columns", "text"} {
+	for _, name := range []string{"columns", "text", "imported"} {
 		t.Run(name, func(t *testing.T) {
 			if *update {
 				writeGolden(t, name)
@@ -117,9 +128,12 @@ func TestGolden(t *testing.T) {
 			}
 			var rows []chunk.Row
 			for l := readGolden(t, name, "rows"); len(l.b) > 0; {
-				rows = append(rows, chunk.Row{
-					Position: signalbox.Position(l.uvarint()), Received: int64(l.uvarint()), Time: int64(l.uvarint()), Body: l.text(),
-				})
+				row := chunk.Row{Position: signalbox.Position(l.uvarint()), Received: int64(l.uvarint()), Time: int64(l.uvarint())}
+				if name == "imported" {
+					row.Imported = l.uvarint() == 1
+				}
+				row.Body = l.text()
+				rows = append(rows, row)
 			}
 			checkChunk(t, s, readGolden(t, name, "chunk").b, rows)
 		})

@@ -23,6 +23,7 @@ type Head struct {
 // fullHead is a head with the places of what follows.
 type fullHead struct {
 	Head
+	marks   bool // the columns say which rows were imported
 	shapes  int
 	ids     []byte // their numbers
 	sums    []byte
@@ -44,9 +45,10 @@ func parseHead(blob []byte) (h fullHead, err error) {
 	if len(blob) < crcEnd {
 		return broken("is too short")
 	}
-	if blob[0] != version {
-		return broken("has version %d; this program knows %d", blob[0], version)
+	if blob[0] != version && blob[0] != versionMarks {
+		return broken("has version %d; this program knows %d and %d", blob[0], version, versionMarks)
 	}
+	h.marks = blob[0] == versionMarks
 	if got, want := checksum(blob), binary.LittleEndian.Uint32(blob[crcAt:]); got != want {
 		return broken("has the checksum %08x and should have %08x", got, want)
 	}
@@ -92,8 +94,9 @@ type layout struct {
 	head    Head
 	payload []byte
 	parts   []part
-	// which part each row is of, where there are several; their times and more
-	whichSpan, timeSpan, lagSpan, posSpan span
+	// which part each row is of, where there are several; their times and more. markSpan is the
+	// zero one where the columns do not say which rows were imported.
+	whichSpan, timeSpan, lagSpan, posSpan, markSpan span
 }
 
 // part is the rows of one shape.
@@ -130,7 +133,13 @@ func (l *layout) load(s *Shapes, blob []byte) error {
 	if at == 0 && h.shapes > 1 {
 		return ends()
 	}
-	for _, s := range [...]*span{&l.timeSpan, &l.lagSpan, &l.posSpan} {
+	l.markSpan = span{}
+	all := [...]*span{&l.timeSpan, &l.lagSpan, &l.posSpan, &l.markSpan}
+	sections := all[:3]
+	if h.marks {
+		sections = all[:]
+	}
+	for _, s := range sections {
 		if *s, at = section(l.payload, at); at == 0 {
 			return ends()
 		}

@@ -15,8 +15,8 @@ type Reader struct {
 	which []int64  // the part of each row, where there are several
 	rank  []uint32 // and its place in it
 
-	rowsRead        bool
-	lags, positions []int64
+	rowsRead               bool
+	lags, positions, marks []int64 // no lags: all are 0; no marks: no row was imported
 
 	cols    []columns // of the parts
 	slab    []cell
@@ -92,7 +92,7 @@ func (r *Reader) LoadRun(s *Shapes, run *Run) error {
 			last, at = sh, r.partOf(sh)
 		}
 		r.parts[at].n++
-		row.shape = uint32(at)
+		row.shape = shapeOf(uint32(at), d.imported)
 		r.rows = append(r.rows, row)
 	}
 	if d.err != nil {
@@ -132,24 +132,30 @@ func (r *Reader) spread() {
 		p.n = 0
 	}
 	r.rowsRead = true
-	r.lags, r.positions = r.lags[:0], r.positions[:0]
+	r.lags, r.positions, r.marks = r.lags[:0], r.positions[:0], r.marks[:0]
+	var kinds shapeMark
 	r.head = Head{N: len(r.rows), T0: r.rows[0].time, T1: r.rows[len(r.rows)-1].time, P0: r.rows[0].position, P1: r.rows[0].position}
 	for i := range r.rows {
 		r.head.P0, r.head.P1 = min(r.head.P0, r.rows[i].position), max(r.head.P1, r.rows[i].position)
+		kinds |= r.rows[i].shape
 	}
 	for i := range r.rows {
 		row := &r.rows[i]
-		p, list := &r.parts[row.shape], r.cols[row.shape].list
+		at := row.shape.index()
+		p, list := &r.parts[at], r.cols[at].list
 		for slot := range list {
 			list[slot].cells[p.n] = r.cells[int(row.cell)+slot]
 		}
 		if len(r.parts) > 1 {
-			r.which, r.rank = append(r.which, int64(row.shape)), append(r.rank, uint32(p.n))
+			r.which, r.rank = append(r.which, int64(at)), append(r.rank, uint32(p.n))
 		}
 		p.n++
 		r.times = append(r.times, row.time)
 		r.lags = append(r.lags, row.received-row.time)
 		r.positions = append(r.positions, int64(row.position-r.head.P0))
+		if kinds.imported() {
+			r.marks = append(r.marks, markOf(row.shape.imported()))
+		}
 	}
 }
 
@@ -209,22 +215,28 @@ func (r *Reader) readRows() (ok bool) {
 	return before == r.head.T1 && r.times[0] == r.head.T0
 }
 
-// rowsOnce decodes positions and lags when they are first asked for.
+// rowsOnce decodes positions, lags and marks when they are first asked for.
 func (r *Reader) rowsOnce() {
 	if r.rowsRead {
 		return
 	}
 	r.rowsRead = true
 	var okLag, okPos bool
+	okMark := true
+	r.marks = r.marks[:0]
 	if r.lagSpan.from == r.lagSpan.to {
 		r.lags, okLag = r.lags[:0], true
 	} else {
 		r.lags, okLag = readInts(r.payload[r.lagSpan.from:r.lagSpan.to], r.head.N, r.lags[:0])
 	}
 	r.positions, okPos = readInts(r.payload[r.posSpan.from:r.posSpan.to], r.head.N, r.positions[:0])
-	if !okLag || !okPos {
-		r.fail("positions and times of receipt")
-		r.lags = r.lags[:0]
+	if r.markSpan.to > 0 {
+		r.marks, okMark = readInts(r.payload[r.markSpan.from:r.markSpan.to], r.head.N, r.marks)
+		okMark = okMark && areMarks(r.marks)
+	}
+	if !okLag || !okPos || !okMark {
+		r.fail("positions, times of receipt or marks")
+		r.lags, r.marks = r.lags[:0], r.marks[:0]
 		r.positions = slices.Grow(r.positions[:0], r.head.N)[:r.head.N]
 		clear(r.positions)
 	}
@@ -237,7 +249,7 @@ func (r *Reader) fail(what string) {
 }
 
 // Err says what was found wrong since Load, in what is decoded only when it is asked for:
-// Position, Received, AppendBody and Field give nothing for it. It wraps ErrBroken.
+// Position, Received, Imported, AppendBody and Field give nothing for it. It wraps ErrBroken.
 func (r *Reader) Err() error { return r.err }
 
 // Len gives the number of rows.
@@ -262,6 +274,13 @@ func (r *Reader) Received(i int) int64 {
 		return r.times[i]
 	}
 	return r.times[i] + r.lags[i]
+}
+
+// Imported says whether row i was imported. In chunks that were made before there was version 2
+// no row is known to be.
+func (r *Reader) Imported(i int) bool {
+	r.rowsOnce()
+	return len(r.marks) > 0 && r.marks[i] != 0
 }
 
 // place gives the number of the part of row i, and its place in it.

@@ -13,6 +13,8 @@ type Row struct {
 	Position signalbox.Position
 	// Received and Time are Unix µs; Time is not later than Received.
 	Received, Time int64
+	// Imported says that the message came by an import, and is no news.
+	Imported bool
 	// Body is the object exactly as the device sent it, or any bytes. It is lent.
 	Body []byte
 }
@@ -49,10 +51,11 @@ const (
 	// keepRun is how much memory an emptied run keeps.
 	keepRun = 8 << 10
 
-	rowLag   = 1 << 0 // lag follows
-	rowShape = 1 << 1 // the state is another than the last row's: its number follows
-	rowSame  = 1 << 2 // every leaf is that of the state; no bits follow
-	rowRaw   = 1 << 3 // the body follows as it is
+	rowLag      = 1 << 0 // lag follows
+	rowShape    = 1 << 1 // the state is another than the last row's: its number follows
+	rowSame     = 1 << 2 // every leaf is that of the state; no bits follow
+	rowRaw      = 1 << 3 // the body follows as it is
+	rowImported = 1 << 4
 
 	// tokens that are no difference to the one before: tag, or rawCode + length, doubled
 	codeNull, codeTrue, codeFalse = 0, 1, 2
@@ -166,6 +169,9 @@ func (r *Run) head(flags byte, row *Row) {
 	lag := uint64(row.Received - row.Time)
 	if lag != 0 {
 		flags |= rowLag
+	}
+	if row.Imported {
+		flags |= rowImported
 	}
 	var position signalbox.Position
 	var received int64

@@ -17,6 +17,7 @@ type runReader struct {
 
 	position       signalbox.Position
 	received, time int64
+	imported       bool
 	sh             *shape // nil: raw
 	last           *runState
 	same           bool   // the row's body is that of the one before
@@ -77,7 +78,7 @@ func (d *runReader) next() bool {
 	}
 	flags := d.rows[d.at]
 	d.at++
-	d.same = false
+	d.same, d.imported = false, flags&rowImported != 0
 	d.position += signalbox.Position(d.uvarint())
 	d.received += int64(d.uvarint())
 	d.time = d.received
@@ -194,15 +195,16 @@ func (d *runReader) appendBody(dst []byte) []byte {
 func (r *Run) Each(s *Shapes, f func(i int, row *Row) bool) { r.EachOf(s, nil, f) }
 
 // EachOf is Each for the rows that want chooses; the bodies of the others are not rebuilt.
-func (r *Run) EachOf(s *Shapes, want func(p signalbox.Position, time int64) bool, f func(i int, row *Row) bool) {
+func (r *Run) EachOf(s *Shapes, want func(p signalbox.Position, time int64, imported bool) bool, f func(i int, row *Row) bool) {
 	var d runReader
 	d.open(s, r)
 	var row Row
 	for i := 0; d.next(); i++ {
-		if want != nil && !want(d.position, d.time) {
+		if want != nil && !want(d.position, d.time, d.imported) {
 			continue
 		}
 		row.Position, row.Received, row.Time = d.position, d.received, d.time
+		row.Imported = d.imported
 		row.Body = d.appendBody(row.Body[:0])
 		if !f(i, &row) {
 			return

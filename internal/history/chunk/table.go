@@ -29,8 +29,24 @@ type tableRow struct {
 	position       signalbox.Position
 	received, time int64
 	cell           uint32 // the first of its cells
-	shape          uint32 // index into shapes
+	shape          shapeMark
 }
+
+// shapeMark is an index into shapes, and whether the row was imported. A field of its own would
+// make rows, which are sorted, longer by a quarter.
+type shapeMark uint32
+
+const importedMark shapeMark = 1 << 31
+
+func shapeOf(index uint32, imported bool) shapeMark {
+	if imported {
+		return shapeMark(index) | importedMark
+	}
+	return shapeMark(index)
+}
+
+func (s shapeMark) index() uint32  { return uint32(s &^ importedMark) }
+func (s shapeMark) imported() bool { return s&importedMark != 0 }
 
 const (
 	// maxArena bounds what one table may hold, in bytes and in cells.
@@ -142,7 +158,7 @@ func (t *Table) AddRun(s *Shapes, r *Run) error {
 		if sh != last {
 			last, index = sh, t.shapeIndex(sh)
 		}
-		t.rows = append(t.rows, tableRow{d.position, d.received, d.time, uint32(at), index})
+		t.rows = append(t.rows, tableRow{d.position, d.received, d.time, uint32(at), shapeOf(index, d.imported)})
 	}
 	if d.err != nil {
 		t.rows, t.cells, t.arena = t.rows[:rows], t.cells[:cells], t.arena[:arena]
@@ -198,7 +214,7 @@ func (t *Table) AddChunk(s *Shapes, blob []byte) error {
 				t.cells = append(t.cells, rebase(cols[slot].at(j), arena))
 			}
 		}
-		t.rows = append(t.rows, tableRow{r.Position(i), r.Received(i), r.times[i], uint32(at), t.shapeIndex(sh)})
+		t.rows = append(t.rows, tableRow{r.Position(i), r.Received(i), r.times[i], uint32(at), shapeOf(t.shapeIndex(sh), r.Imported(i))})
 	}
 	return nil
 }
