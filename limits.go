@@ -1,6 +1,7 @@
 package signalbox
 
 import (
+	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -49,6 +50,21 @@ func CheckName(what, name string) error {
 		}
 		return Errorf(KindInvalid, "invalid_name",
 			"the %s %q holds %q; allowed are letters, digits, «.», «_» and «-»", what, name, r)
+	}
+	return nil
+}
+
+// CheckField tells whether path may name a field of telemetry: its key, or the keys of nested objects
+// joined with dots. Each part has one character or more, and all is UTF-8. what is the noun in the
+// error, such as «field».
+func CheckField(what, path string) error {
+	switch {
+	case path == "":
+		return Errorf(KindInvalid, "invalid_field", "the %s is empty; allowed are names and dotted paths, such as temp and bme.temp", what)
+	case !utf8.ValidString(path):
+		return Errorf(KindInvalid, "invalid_field", "the %s %.100q is not valid UTF-8", what, path)
+	case path[0] == '.' || path[len(path)-1] == '.' || strings.Contains(path, ".."):
+		return Errorf(KindInvalid, "invalid_field", "the %s %.100q has an empty part; allowed are names and dotted paths, such as temp and bme.temp", what, path)
 	}
 	return nil
 }

@@ -206,7 +206,7 @@ func TestUnixSocket(t *testing.T) {
 	var lc net.ListenConfig
 	l, err := lc.Listen(t.Context(), "unix", path)
 	must(t, err)
-	srv := &http.Server{Handler: handler, ReadHeaderTimeout: time.Second}
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -89,11 +88,8 @@ func TestFollowGoesOn(t *testing.T) {
 }
 
 func TestFollowHasToBegin(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	h, err := client.New("http://hub", client.WithUnixSocket(filepath.Join(t.TempDir(), "nobody-listens")))
 	must(t, err)
-	h, err := client.New("http://" + l.Addr().String())
-	must(t, err)
-	must(t, l.Close())
 	_, err = h.Follow(t.Context(), client.Watch{})
 	wantCode(t, err, signalbox.KindUnavailable, "unreachable")
 }
@@ -134,13 +130,15 @@ func TestFollowOverRestarts(t *testing.T) {
 	events, err := h.Follow(ctx, client.Watch{Kinds: []string{"command"}})
 	must(t, err)
 	const rounds, each = 4, 5
-	heard, ended := make(chan string, rounds*each), make(chan struct{})
+	heard, ready, ended := make(chan string, 2*rounds*each), make(chan bool, 2*rounds*each), make(chan struct{})
 	go func() {
 		defer close(ended)
 		for e, err := range events {
 			switch {
 			case err != nil:
 				return
+			case e.Kind == "ready":
+				ready <- true
 			case e.Kind == "lagged":
 				t.Errorf("missed %+v", e)
 			case e.Kind == "command" && e.Command.State == signalbox.CommandQueued:
@@ -148,6 +146,11 @@ func TestFollowOverRestarts(t *testing.T) {
 			}
 		}
 	}()
+	select {
+	case <-ready: // from now on it has a cursor to come back with
+	case <-time.After(30 * time.Second):
+		t.Fatal("it is not told that what happens follows")
+	}
 	var sent []string
 	for round := range rounds {
 		if round > 0 {

@@ -97,8 +97,9 @@ const maxEvent = 16 << 20
 // Stream begins to listen and gives what w chooses, in the order of the hub's log, until ctx
 // ends, the caller stops, or the connection is lost; the last event then carries the error.
 // When Stream returns, the hub listens: nothing that happens after is passed over. Whoever does
-// not take the events has to end ctx. Errors: KindLimited (too_many_viewers), KindInvalid
-// (invalid_cursor) and the general ones. Follow is Stream over lost connections.
+// not take the events has to end ctx. Errors: KindLimited (too_many_viewers, too_many_own_viewers,
+// too_many_choices), KindInvalid (invalid_cursor) and the general ones. Follow is Stream over lost
+// connections.
 func (h *Hub) Stream(ctx context.Context, w Watch) (iter.Seq2[Event, error], error) {
 	ctx, cancel := context.WithCancel(ctx)
 	resp, err := h.open(ctx, http.MethodGet, "/stream", w.query(), "", nil) //nolint:bodyclose // closed by the iterator, or with ctx

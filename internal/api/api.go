@@ -42,6 +42,9 @@ type Check struct {
 	Name    string `json:"name"`
 	OK      bool   `json:"ok"`
 	Message string `json:"message"`
+	// Detail goes on behind Message for callers on the hub's own machine and those with a credential:
+	// what tells of addresses, names and the insides of others.
+	Detail string `json:"-"`
 }
 
 // The defaults of Config.
@@ -84,7 +87,8 @@ type Config struct {
 	Gatherer prometheus.Gatherer
 	// Version is the hub's, for the documents.
 	Version string
-	// MaxBody bounds a request's body and MaxImport that of an import and of a bulk, in bytes.
+	// MaxBody bounds a request's body and MaxImport that of an import, in bytes. That of a bulk may
+	// have 16 MiB, if MaxImport has.
 	MaxBody, MaxImport int64
 	// ReadMemory bounds what answers over many devices (scans and exports) take together, in
 	// bytes; those that find no room are refused. At least MinReadMemory.
@@ -106,8 +110,9 @@ type Config struct {
 	Streams *StreamStats
 	Logger  *slog.Logger
 
-	// heartbeatEvery, bodyPatience and writePatience, unless a test is in a hurry.
-	heartbeat, patience, stuck time.Duration
+	// heartbeatEvery, bodyPatience, writePatience, hasteMost and pongMisses heartbeats, unless a
+	// test is in a hurry, or has time.
+	heartbeat, patience, stuck, haste, silence time.Duration
 }
 
 // server is one API.
@@ -138,6 +143,12 @@ func New(cfg Config) http.Handler {
 	}
 	if cfg.stuck == 0 {
 		cfg.stuck = writePatience
+	}
+	if cfg.haste == 0 {
+		cfg.haste = hasteMost
+	}
+	if cfg.silence == 0 {
+		cfg.silence = pongMisses * cfg.heartbeat
 	}
 	if cfg.Sockets == nil {
 		cfg.Sockets = new(sync.WaitGroup)
@@ -296,6 +307,11 @@ type streamed struct {
 	contentType string
 	body        io.Reader
 }
+
+// mayTakeLong takes the time limit for reading a request away, which would end it with its answer
+// under way: the server goes on reading, to hear that the client has gone. Inside the process and
+// in tests there are no deadlines; then none is needed.
+func mayTakeLong(control *http.ResponseController) { _ = control.SetReadDeadline(time.Time{}) }
 
 // bodyPatience and importPatience are how long a body may take to arrive.
 const (

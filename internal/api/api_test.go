@@ -172,7 +172,7 @@ func TestScopes(t *testing.T) {
 func TestOutside(t *testing.T) {
 	h := newHub(t, func(c *api.Config) {
 		c.Ready = func(context.Context) []api.Check {
-			return []api.Check{{Name: "storage", OK: false, Message: "the disk is full"}}
+			return []api.Check{{Name: "storage", OK: false, Message: "the disk is full"}, {Name: "broker", OK: true, Message: "degraded: away", Detail: "dial tcp 10.0.0.5:1883"}}
 		}
 	})
 	w := h.ask("POST", v1+"/login", `{"name":"admin","password":"`+adminPassword+`"}`, "", nil)
@@ -212,8 +212,22 @@ func TestOutside(t *testing.T) {
 		{name: "openapi", method: "GET", url: "/openapi.json", header: near, status: 200, want: []string{`"openapi":"3.1.0"`, "application/problem+json", `"bearer"`, `"Device"`}, not: []string{`"422"`, "ErrorModel"}},
 		{name: "openapi as YAML", method: "GET", url: "/openapi.yaml", header: near, status: 200, want: []string{"openapi: 3.1.0"}},
 	})
-	if w := h.ask("GET", "/readyz", "", "", far); w.Code != 503 || !strings.Contains(w.Body.String(), "the disk is full") {
-		t.Errorf("readyz gave %d %s", w.Code, w.Body)
+	// Where others are is for those who may read.
+	for _, tt := range []struct {
+		name, as string
+		header   map[string]string
+		detail   bool
+	}{
+		{"from afar", "", far, false},
+		{"from afar with a wrong token", "", map[string]string{"RemoteAddr": "192.0.2.7:1000", "Authorization": "Bearer sbx_wrong"}, false},
+		{"from afar with a token", "read", far, true},
+		{"from here", "", near, true},
+		{"passed on by a proxy here", "", map[string]string{"RemoteAddr": "127.0.0.1:1000", "Host": "localhost", "X-Forwarded-For": "192.0.2.1"}, false},
+	} {
+		w := h.ask("GET", "/readyz", "", tt.as, tt.header)
+		if body := w.Body.String(); w.Code != 503 || !strings.Contains(body, "the disk is full") || !strings.Contains(body, "degraded: away") || strings.Contains(body, "degraded: away: dial tcp 10.0.0.5:1883") != tt.detail || strings.Contains(body, "10.0.0.5") != tt.detail {
+			t.Errorf("%s: readyz gave %d %s", tt.name, w.Code, body)
+		}
 	}
 	w = h.ask("GET", v1+"/me", "", me, nil)
 	for k, v := range map[string]string{"X-Content-Type-Options": "nosniff", "Content-Security-Policy": api.PolicyNothing, "Referrer-Policy": "same-origin", "Cache-Control": "no-store"} {

@@ -60,6 +60,7 @@ func (s *server) backUp(w http.ResponseWriter, r *http.Request, busy *atomic.Boo
 	ctx, done := s.until(r.Context())
 	defer done()
 	out := &backupWriter{w: w, control: http.NewResponseController(w), made: s.now()}
+	mayTakeLong(out.control)
 	begun := time.Now()
 	size, err := s.Backup(ctx, out, key)
 	switch {

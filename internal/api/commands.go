@@ -16,6 +16,10 @@ import (
 // MaxWait is the longest a request may wait for a command to settle.
 const MaxWait = 60 * time.Second
 
+// maxBulkBody bounds the body of a bulk, in bytes: 160 for each of the 100,000 devices that one may
+// address by default. In memory it takes some ten times as much.
+const maxBulkBody = 16 << 20
+
 // value is the value of a command in a request: a string, a number (as it is spelt) or a
 // boolean, each of which becomes a string; null or absent is no value.
 type value struct{ text *string }
@@ -102,7 +106,7 @@ type commandsOutput struct{ Body commandsBody }
 type bulkInput struct {
 	Key  string `header:"Idempotency-Key" doc:"Like the member idempotency_key; it is remembered per device."`
 	Body struct {
-		Devices []string `json:"devices,omitempty" doc:"The devices' names."`
+		Devices []string `json:"devices,omitempty" maxItems:"1000000" doc:"The devices' names; at most commands.max_bulk."`
 		Type    string   `json:"type,omitempty" doc:"Instead of devices: all enabled devices of this type."`
 		CommandBody
 	}
@@ -136,7 +140,7 @@ func (s *server) registerCommands() {
 	register(s, signalbox.ScopeCommand, send, s.send)
 	register(s, signalbox.ScopeRead, operation(http.MethodGet, "/devices/{name}/commands", "list-device-commands", tag, "List a device's commands", "Newest first."), s.listDeviceCommands)
 	bulk := operation(http.MethodPost, "/commands", "send-commands", tag, "Send a command to many devices", "Each device has its own outcome; one that is refused does not touch the others.")
-	bulk.MaxBodyBytes = s.MaxImport
+	bulk.MaxBodyBytes = s.bulkBody()
 	register(s, signalbox.ScopeCommand, bulk, s.sendBulk)
 	register(s, signalbox.ScopeRead, operation(http.MethodGet, "/commands", "list-commands", tag, "List commands", "Newest first."), s.listCommands)
 	register(s, signalbox.ScopeRead, operation(http.MethodGet, "/commands/{id}", "get-command", tag, "Show a command", ""), s.getCommand)
@@ -193,6 +197,9 @@ func (s *server) await(ctx context.Context, id string, wait time.Duration) (sign
 	return s.Commands.Wait(ctx, id)
 }
 
+// bulkBody is how long the body of a bulk may be, in bytes.
+func (s *server) bulkBody() int64 { return max(s.MaxBody, min(s.MaxImport, maxBulkBody)) }
+
 func (s *server) sendBulk(ctx context.Context, in *bulkInput) (*struct{ Body bulkBody }, error) {
 	names := in.Body.Devices
 	if (len(names) > 0) == (in.Body.Type != "") {
@@ -211,7 +218,11 @@ func (s *server) sendBulk(ctx context.Context, in *bulkInput) (*struct{ Body bul
 		reqs[i] = in.Body.request(name, in.Key, by)
 	}
 	out := &struct{ Body bulkBody }{bulkBody{Entries: make([]bulkEntry, len(names))}}
-	for i, o := range s.Commands.SubmitBulk(ctx, reqs) {
+	outcomes := s.Commands.SubmitBulk(ctx, reqs)
+	if len(outcomes) > 0 && signalbox.KindOf(outcomes[0].Err) == signalbox.KindTooLarge {
+		return nil, outcomes[0].Err // that of all: too many are addressed
+	}
+	for i, o := range outcomes {
 		entry := bulkEntry{Device: names[i]}
 		if o.Err != nil {
 			p := problemOf(ctx, s.Logger, o.Err)

@@ -8,7 +8,8 @@
 // looked at. Requests that passed through Local (the hub's own Unix socket, or a call
 // inside the process) are the admin «local». Each operation needs a scope: read for
 // looking, command for commands, admin for changes of devices, people and tokens.
-// /healthz and /readyz are open; the documents and /metrics are open to callers on the
+// /healthz and /readyz are open; where others are, and what went wrong with them, /readyz tells
+// callers on the same machine and those who may read (Check.Detail). The documents and /metrics are open to callers on the
 // same machine and, where configured, to all. Unsafe requests of another origin's page
 // are refused (net/http.CrossOriginProtection) unless they carry a Bearer header, which
 // no foreign page can make a browser send.

@@ -87,9 +87,8 @@ func (t *exports) serveExport(w http.ResponseWriter, r *http.Request, q transfer
 	ctx, done := t.until(r.Context())
 	defer done()
 	out := &patientWriter{w: w, control: http.NewResponseController(w)}
-	// Inside the process and in tests there are no deadlines; then none is needed.
-	_ = out.control.SetReadDeadline(time.Time{})
-	_ = out.control.SetWriteDeadline(time.Time{})
+	mayTakeLong(out.control)
+	_ = out.control.SetWriteDeadline(time.Time{}) // as there
 	e, err := transfer.Prepare(ctx, t.Archive, q)
 	if err == nil {
 		w.Header().Set("Content-Type", q.Format.ContentType())

@@ -294,7 +294,7 @@ func TestReplayInto(t *testing.T) {
 	}
 	const url = v1 + "/replays"
 	// Run begins in a goroutine of its own.
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(patience)
 	for w := h.ask("POST", url, `{"into":{"forwarder":"filed"},"speed":0,"unmarked":true}`, "admin", nil); w.Code != http.StatusCreated; w = h.ask("POST", url, `{"into":{"forwarder":"filed"},"speed":0,"unmarked":true}`, "admin", nil) {
 		if time.Now().After(deadline) || w.Code != http.StatusServiceUnavailable {
 			t.Fatalf("it gives %d %s", w.Code, w.Body)

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"signalbox"
 )
 
 // readyPatience bounds how long /readyz asks the parts.
@@ -29,15 +31,30 @@ func (s *server) mountHealth(mux *http.ServeMux) {
 		if s.Ready != nil {
 			h.Checks = append(h.Checks, s.Ready(ctx)...)
 		}
-		for _, c := range h.Checks {
+		known := s.knows(w, r)
+		for i := range h.Checks {
+			c := &h.Checks[i]
 			if !c.OK {
 				h.Status, status = "not ready", http.StatusServiceUnavailable
+			}
+			if known && c.Detail != "" {
+				c.Message += ": " + c.Detail
 			}
 		}
 		writeHealth(w, status, h)
 	})
 	metrics := promhttp.HandlerFor(s.Gatherer, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
 	mux.HandleFunc("GET /metrics", s.open(s.PublicMetrics, metrics.ServeHTTP))
+}
+
+// knows reports whether the caller may know what is not for everybody: it is on the hub's own
+// machine, or may read.
+func (s *server) knows(w http.ResponseWriter, r *http.Request) bool {
+	if s.Gate.sameMachine(r) {
+		return true
+	}
+	_, err := s.allow(w, r, signalbox.ScopeRead)
+	return err == nil
 }
 
 func writeHealth(w http.ResponseWriter, status int, h health) {

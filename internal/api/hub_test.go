@@ -50,6 +50,9 @@ type hub struct {
 
 const adminPassword = "correct horse"
 
+// patience is how long a test waits for what has to come.
+const patience = 30 * time.Second
+
 // newHub starts a hub; change may alter the API's configuration.
 func newHub(t testing.TB, change func(*api.Config)) *hub {
 	t.Helper()
@@ -58,6 +61,12 @@ func newHub(t testing.TB, change func(*api.Config)) *hub {
 
 // newHubOn is newHub on a database, with a log of one's own.
 func newHubOn(t testing.TB, where store.Config, past history.Config, change func(*api.Config)) *hub {
+	t.Helper()
+	return newHubFor(t, where, past, live.Config{Viewers: 1000, PerUser: 1000}, change)
+}
+
+// newHubFor is newHubOn with limits for viewers.
+func newHubFor(t testing.TB, where store.Config, past history.Config, viewers live.Config, change func(*api.Config)) *hub {
 	t.Helper()
 	ctx := context.Background()
 	logger := slog.New(slog.DiscardHandler)
@@ -73,18 +82,22 @@ func newHubOn(t testing.TB, where store.Config, past history.Config, change func
 	must(t, err)
 	h.devices = registry.New(st, logger)
 	must(t, h.devices.Load(ctx, h.log))
-	h.people, err = auth.NewPeople(ctx, auth.PeopleConfig{Store: st, Passwords: auth.NewPasswords(4, 0), Logger: logger})
+	h.people, err = auth.NewPeople(ctx, auth.PeopleConfig{
+		Store: st, Passwords: auth.NewPasswords(4, 0), Logger: logger,
+		Backoff: auth.NewBackoff(auth.BackoffConfig{Base: time.Hour, Max: time.Hour}), // no test is so slow that a wait is over
+	})
 	must(t, err)
 	h.commands = command.New(command.Config{}, h.log, st, h.sessions, directory{h.devices}, logger)
 	must(t, h.commands.Load(ctx))
 	h.ingest = ingest.New(ingest.Config{Logger: logger}, h.log, h.devices, h.sessions, h.commands)
 
-	h.live = live.New(live.Config{Viewers: 64, Logger: logger}, live.Parts{Log: h.log, Bus: events, Devices: h.devices, Command: api.CommandEvent})
+	viewers.Logger = logger
+	h.live = live.New(viewers, live.Parts{Log: h.log, Bus: events, Devices: h.devices, Command: api.CommandEvent})
 
 	logCtx, endLog := context.WithCancel(ctx)
 	roadCtx, endRoad := context.WithCancel(ctx)
 	var logDone, roadDone sync.WaitGroup
-	logDone.Go(func() { _ = h.log.Run(logCtx, time.Second) })
+	logDone.Go(func() { _ = h.log.Run(logCtx, patience) })
 	roadDone.Go(func() { _ = h.commands.Run(roadCtx) })
 	roadDone.Go(func() { _ = h.live.Run(roadCtx) })
 	t.Cleanup(func() {
@@ -107,6 +120,10 @@ func newHubOn(t testing.TB, where store.Config, past history.Config, change func
 		Gate: h.gate, People: h.people, Keys: h.keys, Devices: h.devices, Sessions: h.sessions, Live: h.live, Sockets: &h.sockets, Streams: &h.streams, History: h.log, Archive: h.log,
 		Commands: h.commands, Gatherer: prometheus.NewRegistry(), Version: "test", Stopping: h.stopping, Logger: logger,
 	}
+	// Whoever reads a stream hears what the test makes happen, at its own pace.
+	api.SetHeartbeat(&cfg, time.Hour)
+	api.SetSilence(&cfg, time.Hour)
+	api.SetHaste(&cfg, patience)
 	if change != nil {
 		change(&cfg)
 	}
@@ -200,8 +217,8 @@ func receive[T any](t testing.TB, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(10 * time.Second):
-		t.Fatal("nothing came within 10 s")
+	case <-time.After(patience):
+		t.Fatal("nothing came within", patience)
 		panic("unreachable")
 	}
 }

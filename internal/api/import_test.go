@@ -81,7 +81,7 @@ func TestImportManyDevices(t *testing.T) {
 		t.Fatalf("%d: %+v, %v", w.Code, report, err)
 	}
 	t.Logf("%d devices in %s", n, took)
-	if took > 30*time.Second {
+	if took > 5*time.Minute {
 		t.Errorf("%d devices took %s", n, took)
 	}
 }

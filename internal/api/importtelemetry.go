@@ -180,7 +180,11 @@ type patientBody struct {
 // Read implements io.Reader.
 func (p *patientBody) Read(b []byte) (int, error) {
 	_ = p.control.SetReadDeadline(time.Now().Add(partPatience)) // where there are no deadlines, none is needed
-	return p.body.Read(b)
+	n, err := p.body.Read(b)
+	if err != nil {
+		mayTakeLong(p.control) // comparing and writing come behind it
+	}
+	return n, err
 }
 
 // importAnswer is the answer to an import: one report, or lines.
@@ -232,6 +236,8 @@ func (s *server) limitOf(r *http.Request) int64 {
 	switch {
 	case r.Method == http.MethodPost && r.URL.Path == importTelemetryPath:
 		return math.MaxInt64
+	case r.Method == http.MethodPost && r.URL.Path == "/api/v1/commands":
+		return s.bulkBody()
 	case takesMuch(r):
 		return s.MaxImport
 	default:

@@ -76,7 +76,7 @@ func takesMuch(r *http.Request) bool {
 		return false
 	}
 	switch r.URL.Path {
-	case "/api/v1/import", "/api/v1/devices/import", "/api/v1/commands":
+	case "/api/v1/import", "/api/v1/devices/import":
 		return true
 	}
 	return false

@@ -157,6 +157,25 @@ func TestCommands(t *testing.T) {
 	})
 }
 
+// TestBulkIsBounded: who may send commands cannot take the hub's memory with one of them.
+func TestBulkIsBounded(t *testing.T) {
+	h := newHub(t, func(c *api.Config) { c.MaxBody, c.MaxImport = 1000, 1<<20 })
+	url := v1 + "/commands"
+	names := func(n int) string { return `{"command":"x","devices":["a"` + strings.Repeat(`,"a"`, n-1) + `]}` }
+	run(t, h, []scenario{
+		{name: "longer than other bodies", method: "POST", url: url, body: names(1000), as: "command", status: 200, want: []string{`"refused":1000`}},
+		{name: "too many devices", method: "POST", url: url, body: names(100_001), as: "command", status: 413, want: []string{"bulk_too_large", "100001 commands in one request; at most 100000"}, not: []string{"entries"}},
+		{name: "too long", method: "POST", url: url, body: names(300_000), as: "command", status: 413, want: []string{"too_large", "1048576 bytes"}},
+	})
+	h = newHub(t, nil)
+	r := h.request("POST", url, "{}", "command", nil)
+	r.ContentLength = 16<<20 + 1
+	w := newRecorder()
+	if h.handler.ServeHTTP(w, r); w.Code != 413 || !strings.Contains(w.Body.String(), "16777216 bytes") {
+		t.Errorf("more than 16 MiB: %d %s", w.Code, w.Body)
+	}
+}
+
 func TestWaitEndsWithTheHub(t *testing.T) {
 	h := newHub(t, nil)
 	b := h.connect(t, h.add(t, "esp01", "box"), signalbox.ProtocolV2)
@@ -174,18 +193,18 @@ func TestWaitEndsWithTheHub(t *testing.T) {
 // TestWaitOutlivesTheBodysDeadline: the time for sending a request is not the time for
 // waiting on its answer.
 func TestWaitOutlivesTheBodysDeadline(t *testing.T) {
-	h := newHub(t, func(c *api.Config) { api.SetBodyPatience(c, 50*time.Millisecond) })
+	h := newHub(t, func(c *api.Config) { api.SetBodyPatience(c, 500*time.Millisecond) })
 	h.connect(t, h.add(t, "esp01", "box"), signalbox.ProtocolV2)
 	srv := httptest.NewServer(h.handler)
 	defer srv.Close()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+v1+"/devices/esp01/commands?wait=400ms", strings.NewReader(`{"command":"slow"}`))
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+v1+"/devices/esp01/commands?wait=1s", strings.NewReader(`{"command":"slow"}`))
 	must(t, err)
 	req.Header.Set("Authorization", "Bearer "+h.tokens["command"])
 	start := time.Now()
 	resp, err := srv.Client().Do(req)
 	must(t, err)
 	defer resp.Body.Close()
-	if took := time.Since(start); resp.StatusCode != http.StatusAccepted || took < 400*time.Millisecond {
+	if took := time.Since(start); resp.StatusCode != http.StatusAccepted || took < time.Second {
 		t.Errorf("the wait ended with %d after %s", resp.StatusCode, took)
 	}
 }

@@ -3,9 +3,11 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -14,6 +16,7 @@ import (
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"signalbox"
+	"signalbox/internal/auth"
 	"signalbox/internal/live"
 )
 
@@ -43,8 +46,8 @@ type StreamStats struct {
 }
 
 type streamInput struct {
-	Device      []string `query:"device,explode" doc:"Only these devices; several may be given."`
-	Type        []string `query:"type,explode" doc:"Only devices of this type; several may be given."`
+	Device      []string `query:"device,explode" doc:"Only these devices; up to 1,000 may be given."`
+	Type        []string `query:"type,explode" doc:"Only devices of this type; up to 100 may be given."`
 	Kind        []string `query:"kind,explode" enum:"telemetry,presence,command,alert" doc:"Only these kinds; several may be given."`
 	Fields      []string `query:"fields" doc:"Only these fields of telemetry, by name or dotted path, separated by commas; at most 1,000. Messages with none of them are left out."`
 	Every       string   `query:"every" doc:"At most one message of each device in this time, the newest: for people's screens. 100ms to 1h; absent: each message." example:"1s"`
@@ -135,8 +138,8 @@ func noEmptyChoice(ctx huma.Context, next func(huma.Context)) {
 	next(ctx)
 }
 
-func (s *server) stream(_ context.Context, in *streamInput) (*huma.StreamResponse, error) {
-	o, err := s.viewerOptions(in)
+func (s *server) stream(ctx context.Context, in *streamInput) (*huma.StreamResponse, error) {
+	o, err := s.viewerOptions(caller(ctx), in)
 	if err != nil {
 		return nil, err
 	}
@@ -146,14 +149,35 @@ func (s *server) stream(_ context.Context, in *streamInput) (*huma.StreamRespons
 	}}, nil
 }
 
+// viewerName names who watches, for the limits of one user or token; empty is without such limits:
+// the hub's own machine, whose people may do everything.
+func viewerName(who auth.Identity) string {
+	switch {
+	case who.User:
+		return fmt.Sprintf("the user %q", who.Name)
+	case who.ID != 0:
+		return fmt.Sprintf("the token %q", who.Name)
+	default:
+		return ""
+	}
+}
+
 // viewerOptions gives what is asked for.
-func (s *server) viewerOptions(in *streamInput) (o live.Options, err error) {
+func (s *server) viewerOptions(who auth.Identity, in *streamInput) (o live.Options, err error) {
+	if n := len(in.Device); n > live.MaxDevices {
+		return o, badParam("device", strconv.Itoa(n)+" names", fmt.Sprintf("at most %d are allowed: leave device out to see all, or listen to several streams", live.MaxDevices))
+	}
 	for _, name := range in.Device {
 		d, err := s.device(name)
 		if err != nil {
 			return o, err
 		}
 		o.Devices = append(o.Devices, d.ID)
+	}
+	for _, name := range in.Type {
+		if err := signalbox.CheckName("device type", name); err != nil {
+			return o, err
+		}
 	}
 	if len(in.Type) > 0 { // none is another choice than no choice
 		o.Types = in.Type
@@ -178,6 +202,7 @@ func (s *server) viewerOptions(in *streamInput) (o live.Options, err error) {
 	if in.LastEventID != "" {
 		o.After = in.LastEventID
 	}
+	o.By = viewerName(who)
 	return o, nil
 }
 

@@ -26,9 +26,9 @@ var (
 )
 
 const (
-	// haste is how long a write under way may still take once the stream has ended, and how long
-	// a viewer is waited for that was told so.
-	haste = time.Second
+	// hasteMost is how long a write under way may still take once the stream has ended, and how
+	// long a viewer is waited for that was told so.
+	hasteMost = time.Second
 	// deadlineStep is how old a deadline may be that is taken for the next write, too.
 	deadlineStep = time.Second
 )
@@ -144,11 +144,9 @@ func (e *eventStream) begin() error {
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("X-Accel-Buffering", "no") // proxies are to pass events on at once
 	h.Set("Cache-Control", "no-store")
-	// Inside the process and in tests there are no deadlines; then none is needed. That for
-	// reading the request would end the stream.
-	_ = e.control.SetReadDeadline(time.Time{})
+	mayTakeLong(e.control)
 	e.w.WriteHeader(http.StatusOK)
-	e.calm = afterwards(e.ctx, func() { _ = e.control.SetWriteDeadline(time.Now().Add(haste)) })
+	e.calm = afterwards(e.ctx, func() { _ = e.control.SetWriteDeadline(time.Now().Add(e.s.haste)) })
 	return e.send([]byte("retry: 2000\n\n"))
 }
 
@@ -184,8 +182,12 @@ func (e *eventStream) beat(cursor string) error {
 }
 
 func (e *eventStream) end(why error) {
-	if errors.Is(why, errNotAllowed) {
+	switch {
+	case why == nil, errors.Is(why, errStopping), errors.Is(why, errGone), errors.Is(why, context.Canceled):
+	case errors.Is(why, errNotAllowed):
 		e.s.Streams.Dismissed.Add(1)
+	default:
+		e.s.Logger.Error("a stream broke down", "request_id", requestID(e.ctx), "err", why)
 	}
 }
 

@@ -207,7 +207,7 @@ func (k *socket) hurry() {
 	k.timeMu.Lock()
 	defer k.timeMu.Unlock()
 	k.hasty = true
-	_ = k.conn.SetDeadline(time.Now().Add(haste))
+	_ = k.conn.SetDeadline(time.Now().Add(k.s.haste))
 }
 
 func (k *socket) end(why error) {
@@ -274,7 +274,7 @@ func (k *socket) frames() error {
 	var message, control bytes.Buffer
 	var text bool
 	for {
-		k.setDeadline(k.conn.SetReadDeadline, k.s.now().Add(pongMisses*k.s.heartbeat))
+		k.setDeadline(k.conn.SetReadDeadline, k.s.now().Add(k.s.silence))
 		h, err := gobwas.ReadHeader(k.in)
 		switch {
 		case errors.Is(err, gobwas.ErrHeaderLengthMSB), errors.Is(err, gobwas.ErrHeaderLengthUnexpected):

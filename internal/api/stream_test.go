@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -11,11 +12,16 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"signalbox"
 	"signalbox/internal/api"
+	"signalbox/internal/bus"
+	"signalbox/internal/history"
+	"signalbox/internal/live"
+	"signalbox/internal/store"
 )
 
 // streaming is the far end of a stream of Server-Sent Events.
@@ -189,6 +195,9 @@ func TestStreamRefusals(t *testing.T) {
 		{name: "unknown device", method: "GET", url: url + "?device=x", as: "read", status: 404, want: []string{"device_not_found"}},
 		{name: "unknown kind", method: "GET", url: url + "?kind=rumour", as: "read", status: 400, want: []string{"allowed are telemetry, presence, command and alert"}},
 		{name: "nobody", method: "GET", url: url, status: 401},
+		{name: "many devices", method: "GET", url: url + "?device=esp01" + strings.Repeat("&device=esp01", 1000), as: "read", status: 400, want: []string{"invalid_device", "1001 names", "at most 1000"}},
+		{name: "many types", method: "GET", url: url + "?type=box" + strings.Repeat("&type=box", 100), as: "read", status: 400, want: []string{"too_many_types", "101 types are named; a viewer may name 100 at most"}},
+		{name: "a long type", method: "GET", url: url + "?type=" + strings.Repeat("x", 65), as: "read", status: 400, want: []string{"invalid_name", "65 characters; at most 64"}},
 		{name: "too often", method: "GET", url: url + "?every=99ms", as: "read", status: 400, want: []string{"invalid_every", "100ms to 1h"}},
 		{name: "too seldom", method: "GET", url: url + "?every=61m", as: "read", status: 400, want: []string{"invalid_every"}},
 		{name: "no time", method: "GET", url: url + "?every=soon", as: "read", status: 400, want: []string{"invalid_every"}},
@@ -265,7 +274,7 @@ func TestStreamEndsWithItsCredential(t *testing.T) {
 	if code, reason := k.closed(); code != 1008 || reason != "the credential has ended" {
 		t.Errorf("closed with %d %s", code, reason)
 	}
-	for deadline := time.After(10 * time.Second); ; {
+	for deadline := time.After(patience); ; {
 		select {
 		case _, more := <-s.lines:
 			if !more {
@@ -278,6 +287,56 @@ func TestStreamEndsWithItsCredential(t *testing.T) {
 			t.Fatal("the stream goes on without a credential")
 		}
 	}
+}
+
+// brokenLog is a log that cannot be read.
+type brokenLog struct{ *history.Log }
+
+func (brokenLog) Since(context.Context, history.SinceQuery, func(*signalbox.Entry) error) error {
+	return errBroken
+}
+
+// TestStreamBreaksDown: where the hub is at fault its log says so, on both transports.
+func TestStreamBreaksDown(t *testing.T) {
+	var log written
+	h := newHub(t, func(c *api.Config) {
+		c.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		c.Live = live.New(live.Config{}, live.Parts{Log: brokenLog{c.History.(*history.Log)}, Bus: &bus.Bus{}, Devices: c.Devices, Command: api.CommandEvent})
+	})
+	server := h.serve(t)
+	b := h.connect(t, h.add(t, "esp01", "box"), signalbox.ProtocolV1)
+	b.report(t, `{}`)
+	after := string(h.log.AppendCursor(nil, 1))
+	if code, reason := h.socket(t, server, v1+"/stream?cursor="+after, nil).closed(); code != 1011 || strings.Contains(reason, "disk") {
+		t.Errorf("closed with %d %s", code, reason)
+	}
+	within(t, "the log tells of one", func() bool { return strings.Count(log.String(), "a stream broke down") == 1 })
+	s := h.listen(t, server, "cursor="+after)
+	for line := range s.lines {
+		t.Errorf("something came: %s", line)
+	}
+	within(t, "the log tells of both", func() bool { return strings.Count(log.String(), `msg="a stream broke down"`) == 2 })
+	if !strings.Contains(log.String(), errBroken.Error()) {
+		t.Errorf("the log does not say why: %s", log.String())
+	}
+}
+
+// written is what was written, by whoever it was.
+type written struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (w *written) Write(b []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.Write(b)
+}
+
+func (w *written) String() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.text.String()
 }
 
 // TestStreamOverHTTP2 listens over HTTP/2 with TLS.
@@ -301,9 +360,9 @@ func TestStreamOverHTTP2(t *testing.T) {
 }
 
 // smallBuffers makes a server whose connections hold little in the system.
-func (h *hub) smallBuffers(t *testing.T) *httptest.Server {
+func (h *hub) smallBuffers(t *testing.T, handler http.Handler) *httptest.Server {
 	t.Helper()
-	server := httptest.NewUnstartedServer(h.handler)
+	server := httptest.NewUnstartedServer(handler)
 	server.Config.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		_ = c.(*net.TCPConn).SetWriteBuffer(4 << 10)
 		return ctx
@@ -317,7 +376,7 @@ func (h *hub) smallBuffers(t *testing.T) *httptest.Server {
 // others do not notice.
 func TestStreamStuck(t *testing.T) {
 	h := newHub(t, func(c *api.Config) { api.SetWritePatience(c, 1500*time.Millisecond) })
-	server := h.smallBuffers(t)
+	server := h.smallBuffers(t, h.handler)
 	b := h.connect(t, h.add(t, "esp01", "box"), signalbox.ProtocolV1)
 	other := h.listen(t, server, "kind=presence")
 	for _, upgrade := range []string{"", "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"} {
@@ -344,7 +403,7 @@ func TestStreamStuck(t *testing.T) {
 // within asks until ok, for a while.
 func within(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patience)
 	for !ok() {
 		select {
 		case <-deadline:
@@ -354,7 +413,7 @@ func within(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// TestStreamComings has many viewers that come and go, and one too many.
+// TestStreamComings has many viewers that come and go.
 func TestStreamComings(t *testing.T) {
 	h := newHub(t, nil)
 	server := h.serve(t)
@@ -369,14 +428,47 @@ func TestStreamComings(t *testing.T) {
 	}
 	within(t, "all have left", func() bool { return h.live.Stats().Viewers.Load() == 0 && h.live.Stats().Groups.Load() == 0 })
 	h.sockets.Wait()
+}
 
-	for range 64 {
-		h.listen(t, server, "snapshot=false&kind=alert")
-	}
-	for _, upgrade := range []map[string]string{nil, upgradeHeader()} {
-		if w := h.ask("GET", v1+"/stream", "", "read", upgrade); w.Code != http.StatusTooManyRequests || !strings.Contains(w.Body.String(), "too_many_viewers") || w.Header().Get("Retry-After") == "" {
-			t.Errorf("one too many got %d %s", w.Code, w.Body)
+// TestStreamTooMany: one token or user cannot take all places, and is told why; the hub's own
+// machine has what is left.
+func TestStreamTooMany(t *testing.T) {
+	h := newHubFor(t, store.Config{Dir: t.TempDir()}, history.Config{}, live.Config{Viewers: 6, PerUser: 2}, nil)
+	server := h.serve(t)
+	refused := func(as, code string, words ...string) {
+		t.Helper()
+		for _, upgrade := range []map[string]string{nil, upgradeHeader()} {
+			if upgrade != nil && strings.HasPrefix(as, "cookie:") {
+				upgrade["Origin"] = "http://example.com"
+			}
+			w := h.ask("GET", v1+"/stream", "", as, upgrade)
+			if w.Code != http.StatusTooManyRequests || w.Header().Get("Retry-After") == "" {
+				t.Errorf("%s: one too many got %d %s", as, w.Code, w.Body)
+			}
+			for _, part := range append(words, `"code":"`+code+`"`) {
+				if !strings.Contains(w.Body.String(), part) {
+					t.Errorf("%s: the refusal misses %s: %s", as, part, w.Body)
+				}
+			}
 		}
+	}
+	person := h.login(t)
+	again := h.login(t)
+	for range 2 {
+		h.listen(t, server, "kind=alert")
+		h.listen(t, server, "kind=alert", "Authorization", "", "Cookie", api.CookieName+"="+person)
+	}
+	refused("read", "too_many_own_viewers", `the token \"test-read\" watches 2 times already`, "live.viewers_per_user")
+	refused("cookie:"+again, "too_many_own_viewers", `the user \"admin\" watches 2 times already`)
+	near := httptest.NewServer(api.Local(h.handler))
+	t.Cleanup(near.Close)
+	for range 2 {
+		h.listen(t, near, "kind=alert")
+	}
+	refused("local", "too_many_viewers", "6 viewers watch already", "live.viewers")
+	refused("command", "too_many_viewers")
+	if s := h.live.Stats(); s.RefusedPerUser.Load() != 4 || s.Refused.Load() != 4 {
+		t.Errorf("%d and %d refusals are counted", s.RefusedPerUser.Load(), s.Refused.Load())
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -33,8 +32,8 @@ func chosenFields(asked []string) ([]string, error) {
 	var fields []string
 	seen := make(map[string]bool, len(asked))
 	for _, f := range asked {
-		if slices.Contains(strings.Split(f, "."), "") {
-			return nil, badQuery("invalid_fields", "query.fields", "fields has an empty name, or one with an empty part (a..b); allowed are names and dotted paths, separated by commas")
+		if err := signalbox.CheckField("field", f); err != nil {
+			return nil, badQuery("invalid_fields", "query.fields", err.Error())
 		}
 		if !seen[f] {
 			seen[f] = true

@@ -179,6 +179,7 @@ func (sc *scan) serve(w http.ResponseWriter, r *http.Request) {
 	ctx, done := sc.until(r.Context())
 	defer done()
 	sc.r, sc.w, sc.control = r, w, http.NewResponseController(w)
+	mayTakeLong(sc.control)
 	sc.flushed, sc.checked = sc.now(), sc.now()
 	sc.head()
 	err := sc.History.ScanTime(ctx, sc.query, sc.entry)

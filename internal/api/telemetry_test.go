@@ -115,7 +115,7 @@ func TestTelemetryBadQuestions(t *testing.T) {
 		{"unknown fields", one + "?fields=" + fields(9), `\"f0\", \"f1\", \"f2\", \"f3\" and \"f4\" (and 4 more)`},
 		{"an unknown field as of a time", one + "?at=2030-01-01T00:00:00Z&fields=" + long, "xxx…"},
 		{"an unknown field by row", one + "?row=3&fields=hum", `a field \"hum\"`},
-		{"an empty field", one + "?fields=temp,,hum", "fields has an empty name"},
+		{"an empty field", one + "?fields=temp,,hum", "the field is empty"},
 		{"all: from after to", v1 + "/telemetry?from=2&to=1", "from must be before to"},
 		{"all: as JSON", v1 + "/telemetry?format=json", `format is \"json\"; allowed are ndjson and csv`},
 		{"all: no messages", v1 + "/telemetry?limit=0", `limit is \"0\"; allowed are whole numbers from 1`},

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -72,12 +73,69 @@ func TestImportTelemetry(t *testing.T) {
 	}
 }
 
+// timed is an answer that knows when reading its request must have ended.
+type timed struct {
+	*httptest.ResponseRecorder
+	until []time.Time
+}
+
+// SetReadDeadline is for http.ResponseController.
+func (w *timed) SetReadDeadline(at time.Time) error {
+	w.until = append(w.until, at)
+	return nil
+}
+
+// SetWriteDeadline is for http.ResponseController.
+func (*timed) SetWriteDeadline(time.Time) error { return nil }
+
+// TestLongAnswers: an answer that takes longer than a request may is not ended by the request's
+// time limit.
+func TestLongAnswers(t *testing.T) {
+	h := newHub(t, func(c *api.Config) {
+		c.Backup = func(_ context.Context, w io.Writer, _ bool) (int64, error) {
+			n, err := io.WriteString(w, "contents")
+			return int64(n), err
+		}
+	})
+	h.add(t, "esp01", "box")
+	h.past(t, "esp01", noon, `{"n":1}`)
+	for _, tt := range []struct{ method, url, body string }{
+		{"GET", "/telemetry", ""},
+		{"GET", "/export", ""},
+		{"GET", "/backup", ""},
+		{"POST", "/import/telemetry", `{"device":"esp01","time":"2024-01-01T00:00:00Z","object":{"n":1}}`},
+	} {
+		w := &timed{ResponseRecorder: newRecorder()}
+		h.handler.ServeHTTP(w, h.request(tt.method, v1+tt.url, tt.body, "admin", nil))
+		if n := len(w.until); w.Code != http.StatusOK || n == 0 || !w.until[n-1].IsZero() {
+			t.Errorf("%s %s is answered with %d; the time for reading was set to end at %v", tt.method, tt.url, w.Code, w.until)
+		}
+	}
+}
+
+// announcing tells that a body is read.
+type announcing struct {
+	io.ReadCloser
+	tell func()
+}
+
+func (a *announcing) Read(b []byte) (int, error) {
+	a.tell()
+	return a.ReadCloser.Read(b)
+}
+
 // TestOneImport: while an import is under way another one is refused, and one that was given
 // up makes room.
 func TestOneImport(t *testing.T) {
 	h := newHub(t, nil)
 	h.add(t, "esp01", "box")
-	server := httptest.NewServer(api.Local(h.handler))
+	begun := make(chan struct{})
+	server := httptest.NewServer(api.Local(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength < 0 { // the long one; its body is read once it is the one import
+			r.Body = &announcing{ReadCloser: r.Body, tell: sync.OnceFunc(func() { close(begun) })}
+		}
+		h.handler.ServeHTTP(w, r)
+	})))
 	defer server.Close()
 	post := func(ctx context.Context, body io.Reader) (int, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+v1+"/import/telemetry", body)
@@ -106,18 +164,21 @@ func TestOneImport(t *testing.T) {
 	}
 	awaitStatus := func(want int) {
 		t.Helper()
-		deadline := time.After(10 * time.Second)
+		deadline := time.After(patience)
 		tick := time.NewTicker(5 * time.Millisecond)
 		defer tick.Stop()
 		for small() != want {
 			select {
 			case <-deadline:
-				t.Fatalf("no status %d within 10 s", want)
+				t.Fatalf("no status %d within %s", want, patience)
 			case <-tick.C:
 			}
 		}
 	}
-	awaitStatus(http.StatusConflict)
+	receive(t, begun)
+	if status := small(); status != http.StatusConflict {
+		t.Errorf("another import beside it gives %d", status)
+	}
 	cancel()
 	must(t, pipe.CloseWithError(context.Canceled)) // the client waits for its body
 	if err := receive(t, ended); err == nil {
@@ -134,16 +195,17 @@ func TestExportIsBounded(t *testing.T) {
 	h := newHub(t, func(cfg *api.Config) { cfg.ReadMemory = api.MinReadMemory })
 	h.add(t, "esp01", "box")
 	var file strings.Builder
-	for i := range 20_000 {
+	const rows = 6000
+	for i := range rows {
 		fmt.Fprintf(&file, `{"device":"esp01","time":%d,"object":{"n":%q}}`+"\n", 1_704_067_200_000+i, strings.Repeat("x", 1000))
 	}
 	w := h.ask("POST", v1+"/import/telemetry", file.String(), "admin", nil)
 	var report struct{ Added int }
-	if err := json.Unmarshal(w.Body.Bytes(), &report); err != nil || report.Added != 20_000 {
+	if err := json.Unmarshal(w.Body.Bytes(), &report); err != nil || report.Added != rows {
 		t.Fatalf("%d: %v %s", w.Code, err, w.Body)
 	}
-	server := httptest.NewServer(api.Local(h.handler))
-	defer server.Close()
+	// However much the system would hold of an answer: nobody reads the first two to their ends.
+	server := h.smallBuffers(t, api.Local(h.handler))
 	get := func() *http.Response {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+v1+"/export", nil)
 		must(t, err)
@@ -159,11 +221,11 @@ func TestExportIsBounded(t *testing.T) {
 	must(t, a.Body.Close())
 	whole, err := io.ReadAll(b.Body)
 	must(t, err)
-	if n := strings.Count(string(whole), "\n"); n != 20_000 {
+	if n := strings.Count(string(whole), "\n"); n != rows {
 		t.Errorf("%d lines", n)
 	}
 	must(t, b.Body.Close())
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -174,7 +236,7 @@ func TestExportIsBounded(t *testing.T) {
 		}
 		select {
 		case <-deadline:
-			t.Fatal("there is no room within 10 s")
+			t.Fatal("there is no room within", patience)
 		case <-tick.C:
 		}
 	}

@@ -44,7 +44,8 @@ type HTTPConfig struct {
 	Listen string
 	// TrustedProxies are the networks whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
-	// MaxBody bounds a request's body, MaxImport that of an import and of bulk commands, in bytes.
+	// MaxBody bounds a request's body, MaxImport that of an import, in bytes, and up to 16 MiB that
+	// of bulk commands.
 	MaxBody   int
 	MaxImport int
 	// MaxConnections bounds open connections of the port; further ones wait to be accepted.

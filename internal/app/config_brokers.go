@@ -3,8 +3,6 @@ package app
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -45,12 +43,16 @@ func parseBrokers(value any) ([]remote.Config, error) {
 		if !ok {
 			return nil, fmt.Errorf("broker %d is no section with name and url", i+1)
 		}
+		which := fmt.Sprintf("broker %d", i+1)
+		if name, ok := fields["name"].(string); ok && name != "" {
+			which = fmt.Sprintf("the broker %.64q", name)
+		}
 		c, err := parseBroker(fields)
 		if err != nil {
-			return nil, fmt.Errorf("broker %d: %w", i+1, err)
+			return nil, wholeFault(which + ": " + strings.TrimPrefix(targetFault(err), fmt.Sprintf("MQTT broker %q: ", c.Name)))
 		}
 		if names[c.Name] {
-			return nil, fmt.Errorf("broker %d: there is one named %q already", i+1, c.Name)
+			return nil, wholeFault(fmt.Sprintf("broker %d: there is one named %q already; names are unique", i+1, c.Name))
 		}
 		names[c.Name] = true
 		all = append(all, c)
@@ -81,83 +83,73 @@ func itemsOf(value any) ([]any, error) {
 	return items, nil
 }
 
-// parseBroker reads one broker.
+// parseBroker reads one broker. With an error it gives what was read so far.
 func parseBroker(fields map[string]any) (c remote.Config, err error) {
 	c.QoS = 1
-	texts := map[string]*string{
-		"name": &c.Name, "url": &c.URL, "version": (*string)(&c.Version), "client_id": &c.ClientID, "username": &c.Username,
-		"password": &c.Password, "password_file": &c.PasswordFile, "shared": &c.Shared,
-	}
-	durations := map[string]*time.Duration{
-		"keep_alive": &c.KeepAlive, "session_expiry": &c.SessionExpiry, "connect_timeout": &c.ConnectTimeout,
-		"backoff_min": &c.BackoffMin, "backoff_max": &c.BackoffMax,
-	}
-	known := slices.Sorted(maps.Keys(texts))
-	known = append(append(known, slices.Sorted(maps.Keys(durations))...), "qos", "receive_maximum", "max_packet", "tls", "topics", "native")
-	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		value := fields[key]
-		switch {
-		case texts[key] != nil:
-			*texts[key], err = scalar(value)
-		case durations[key] != nil:
-			*durations[key], err = durationOf(value)
-		case key == "qos":
-			var n int
-			n, err = numberOf(value, 0, 1)
-			c.QoS = uint8(n) //nolint:gosec // 0 or 1
-		case key == "receive_maximum":
-			c.ReceiveMaximum, err = numberOf(value, 1, 16_384)
-		case key == "max_packet":
-			c.MaxPacket, err = sizeOf(value)
-		case key == "topics":
-			c.Topics, err = parseMappings(value)
-		case key == "native":
-			c.Native, err = parseNative(value)
-		case key == "tls":
-			c.TLS, err = parseBrokerTLS(value)
-		default:
-			return c, fmt.Errorf("there is no key %q; a broker has %s", key, strings.Join(known, ", "))
-		}
-		if err != nil {
-			return c, fmt.Errorf("%s is wrong: %w", key, err)
-		}
+	if err := readMembers("", "a broker", fields, brokerMembers(&c)); err != nil {
+		return c, err
 	}
 	return c, c.Check()
 }
 
-// parseNative reads whether the native topics of a broker are taken: true, false, or a section
-// that says more.
-func parseNative(value any) (*mapped.Native, error) {
-	fields, ok := value.(map[string]any)
-	if !ok {
-		on, err := truthOf(value)
-		if err != nil || !on {
-			return nil, err
-		}
-		return &mapped.Native{}, nil
+// brokerMembers gives what reads each key of a broker. The bounds of its durations and sizes are the broker's own:
+// remote.Config.Check tells of them.
+func brokerMembers(c *remote.Config) map[string]memberReader {
+	readers := map[string]memberReader{
+		"qos": member(&c.QoS, "0 or 1", func(v any) (uint8, error) {
+			n, err := numberOf(v, 0, 1)
+			return uint8(n), err //nolint:gosec // 0 or 1
+		}),
+		"receive_maximum": member(&c.ReceiveMaximum, "a whole number from 1 to 16,384", func(v any) (int, error) { return numberOf(v, 1, 16_384) }),
+		"max_packet":      member(&c.MaxPacket, "a size such as 64KiB or 1MiB", sizeOf),
+		"tls":             sectionOf(map[string]memberReader{"ca": textMember(&c.TLS.CA), "cert": textMember(&c.TLS.Cert), "key": textMember(&c.TLS.Key)}),
+		"native":          nativeMember(&c.Native),
+		"topics": func(name string, value any) (err error) {
+			if c.Topics, err = parseMappings(value); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		},
 	}
-	n := &mapped.Native{}
-	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		value := fields[key]
-		var err error
-		switch key {
-		case "register":
-			n.Register, err = truthOf(value)
-		case "type":
-			n.Type, err = scalar(value)
-		case "silence":
-			n.Silence, err = silenceOf(value)
-		default:
-			return nil, fmt.Errorf("there is no key %q; native is true, false, or has register, type and silence", key)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s is wrong: %w", key, err)
-		}
+	for key, at := range map[string]*string{
+		"name": &c.Name, "url": &c.URL, "version": (*string)(&c.Version), "client_id": &c.ClientID, "username": &c.Username,
+		"password": &c.Password, "password_file": &c.PasswordFile, "shared": &c.Shared,
+	} {
+		readers[key] = textMember(at)
 	}
-	if err := n.Check(); err != nil {
-		return nil, err
+	for key, at := range map[string]*time.Duration{
+		"keep_alive": &c.KeepAlive, "session_expiry": &c.SessionExpiry, "connect_timeout": &c.ConnectTimeout,
+		"backoff_min": &c.BackoffMin, "backoff_max": &c.BackoffMax,
+	} {
+		readers[key] = member(at, "a duration such as 500ms, 10s or 2d", durationOf)
 	}
-	return n, nil
+	return readers
+}
+
+// nativeMember reads whether the native topics of a broker are taken: true, false, or a section that says more.
+func nativeMember(at **mapped.Native) memberReader {
+	return func(name string, value any) error {
+		n := &mapped.Native{}
+		readers := map[string]memberReader{
+			"register": member(&n.Register, "true or false", truthOf), "type": textMember(&n.Type),
+			"silence": member(&n.Silence, "a duration from 1s, such as 30s or 5m, or never", silenceOf),
+		}
+		fields, ok := value.(map[string]any)
+		if !ok {
+			var on bool
+			if err := member(&on, "true, false, or a section with register, silence and type", truthOf)(name, value); err != nil || !on {
+				return err
+			}
+		}
+		if err := readMembers(name+".", name, fields, readers); err != nil {
+			return err
+		}
+		if err := n.Check(); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		*at = n
+		return nil
+	}
 }
 
 // silenceOf reads a duration, or never.
@@ -167,26 +159,9 @@ func silenceOf(value any) (time.Duration, error) {
 	}
 	d, err := durationOf(value)
 	if err == nil && d == 0 {
-		return 0, errors.New("it is 0; allowed are at least 1s, and never")
+		return 0, errors.New("that is no time at all")
 	}
 	return d, err
-}
-
-func parseBrokerTLS(value any) (t remote.TLS, err error) {
-	fields, ok := value.(map[string]any)
-	if !ok {
-		return t, errors.New("it is no section with ca, cert and key")
-	}
-	for key, value := range fields {
-		at := map[string]*string{"ca": &t.CA, "cert": &t.Cert, "key": &t.Key}[key]
-		if at == nil {
-			return t, fmt.Errorf("there is no key %q; tls has ca, cert and key", key)
-		}
-		if *at, err = scalar(value); err != nil {
-			return t, err
-		}
-	}
-	return t, nil
 }
 
 func durationOf(value any) (time.Duration, error) {

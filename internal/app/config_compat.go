@@ -3,8 +3,6 @@ package app
 import (
 	"errors"
 	"net/netip"
-	"slices"
-	"strings"
 	"time"
 
 	"signalbox"
@@ -53,10 +51,10 @@ func compatSettings() []setting {
 		}).
 			means("The device whose readings the viewers see. It need not exist yet."),
 		text("compat.viewers.field", "a field's name, with dots for nesting, or empty for no viewers", func(c *Config) *string { return &v(c).Field }, func(s string) error {
-			if s != "" && slices.Contains(strings.Split(s, "."), "") {
-				return errors.New("a part of it is empty")
+			if s == "" {
+				return nil
 			}
-			return nil
+			return signalbox.CheckField("field", s)
 		}).
 			means("The field of its telemetry that they see as temp: a number, or a string that is one."),
 		listenOrOff("compat.viewers.history", func(c *Config) *string { return &v(c).History }).

@@ -248,7 +248,8 @@ func memberText(value any) string {
 	}
 }
 
-// readMembers reads the members of a forwarder, or of a section of it, whose name prefix begins with.
+// readMembers reads the members of an item of a list, or of a section of it, whose name prefix begins with. what, as in
+// «a forwarder», is whose members they are.
 func readMembers(prefix, what string, fields map[string]any, readers map[string]memberReader) error {
 	known := slices.Sorted(maps.Keys(readers))
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
@@ -330,7 +331,7 @@ func span(at *time.Duration, low, high time.Duration) memberReader {
 	})
 }
 
-// sectionOf reads a section of a forwarder.
+// sectionOf reads a section of an item.
 func sectionOf(readers map[string]memberReader) memberReader {
 	return func(name string, value any) error {
 		fields, ok := value.(map[string]any)

@@ -10,6 +10,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"signalbox"
 	"signalbox/internal/homeassistant"
 )
 
@@ -109,7 +110,7 @@ func parseEntity(fields map[string]any) (e fieldEntity, err error) {
 	if e.Field == "" {
 		return e, errors.New("field is missing: the name of a field of telemetry, with dots for nesting")
 	}
-	return e, nil
+	return e, signalbox.CheckField("field", e.Field)
 }
 
 // showEntities writes entities as one line of YAML, sorted by field.

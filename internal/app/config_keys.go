@@ -72,7 +72,7 @@ func httpSettings() []setting {
 		size("http.max_body", func(c *Config) *int { return &c.HTTP.MaxBody }, 64*kib, gib).
 			means("The largest request body that is read; a larger one is answered with 413."),
 		size("http.max_import", func(c *Config) *int { return &c.HTTP.MaxImport }, mib, 4*gib).
-			means("The same for imports and for commands to many devices at once."),
+			means("The same for imports, and for commands to many devices at once, of which 16MiB are read at most."),
 		number("http.max_connections", func(c *Config) *int { return &c.HTTP.MaxConnections }, 1, 1_000_000).
 			means("The most connections of people and programs at the same time; further ones wait to be accepted, so that devices keep their share of the system's open files."),
 		number("http.connections_per_address", func(c *Config) *int { return &c.HTTP.ConnectionsPerAddress }, 1, 1_000_000).

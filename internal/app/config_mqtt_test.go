@@ -55,6 +55,46 @@ mqtt:
 	}
 }
 
+func TestBrokerFaults(t *testing.T) {
+	const good = "name: x, url: 'mqtt://h', topics: [{filter: a, device: b}]"
+	for yaml, want := range map[string]string{
+		"x":                              "it is no list",
+		"[site]":                         "broker 1 is no section with name and url",
+		"[{nam: x}]":                     `mqtt.brokers: broker 1: there is no key "nam"; the nearest is "name"`,
+		"[{" + good + ", zzzzzzzzz: 1}]": "a broker has backoff_max, backoff_min",
+		"[{url: 'mqtt://h'}]":            "name of an MQTT broker",
+		"[{name: [a]}]":                  "broker 1: name is a list",
+		"[{name: x, url: 'mqtt://u:s3cret@h', topics: [{filter: a, device: b}]}]": `the broker "x": the url holds credentials`,
+		"[{name: x, url: 'ftp://h', topics: [{filter: a, device: b}]}]":           `the broker "x": the url begins with "ftp"; allowed are mqtt`,
+		"[{name: x, url: 'mqtt://h'}]":                                            `the broker "x": no topics`,
+		"[{name: x, topics: y}]":                                                  `the broker "x": topics: it is no list`,
+		"[{name: x, topics: [{filtr: y}]}]":                                       `the broker "x": topics: mapping 1: there is no key "filtr"`,
+		"[{" + good + ", qos: 2}]":                                                `the broker "x": qos is "2": it is too large; allowed is 0 or 1`,
+		"[{" + good + ", keep_alive: 5}]":                                         `keep_alive is "5": the unit is missing; allowed is a duration such as`,
+		"[{" + good + ", keep_alive: 1s}]":                                        `the broker "x": keep_alive is 1s; allowed are 2s to`,
+		"[{" + good + ", receive_maximum: 0}]":                                    `receive_maximum is "0": it is too small; allowed is a whole number from 1 to 16,384`,
+		"[{" + good + ", max_packet: 4}]":                                         "allowed",
+		"[{" + good + ", max_packet: many}]":                                      `max_packet is "many": `,
+		"[{" + good + ", tls: true}]":                                             `tls is "true"; allowed is a section with ca, cert, key`,
+		"[{" + good + ", tls: {crt: a}}]":                                         `no key "tls.crt"; the nearest is "tls.cert"`,
+		"[{" + good + ", tls: {ca: [1]}}]":                                        "tls.ca is a list",
+		"[{" + good + ", password: s3cret}]":                                      "a password without a username",
+		"[{" + good + ", username: u, password_file: /nowhere/key}]":              "the password file cannot be read: /nowhere/key: ",
+		"[{" + good + "}, {" + good + "}]":                                        `broker 2: there is one named "x" already; names are unique`,
+	} {
+		_, err := LoadConfig(ConfigSources{File: writeConfig(t, "mqtt: {brokers: "+yaml+"}\n")})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s gave %v, which should say %q", yaml, err, want)
+		}
+		if err != nil && strings.Count(err.Error(), "allowed") > 1 {
+			t.Errorf("%s says twice what is allowed: %v", yaml, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s shows the secret: %v", yaml, err)
+		}
+	}
+}
+
 func TestMQTTFaults(t *testing.T) {
 	for yaml, want := range map[string]string{
 		"topics: x":                                               "it is no list",
@@ -67,8 +107,6 @@ func TestMQTTFaults(t *testing.T) {
 		"topics: [{preset: homie}, {preset: homie}]":              "already",
 		"limits: {max_packet: 4KiB, connect_bytes: 8KiB}":         "before the login",
 		"anonymous: ['a#']":                                       "#",
-		"brokers: [{nam: x}]":                                     `no key "nam"`,
-		"brokers: [{name: x, qos: 2}]":                            "qos",
 		"homeassistant: true":                                     "is a section",
 		"homeassistant: {prefix: 'a/+'}":                          "discovery prefix",
 		"homeassistant: {entities: [{name: x}]}":                  "field is missing",

@@ -36,7 +36,7 @@ func (a *App) Ready(context.Context) []api.Check {
 	storage := api.Check{Name: "storage", OK: true, Message: "telemetry and commands are being stored"}
 	if err := a.log.Err(); err != nil {
 		storage.OK = false
-		storage.Message = fmt.Sprintf("nothing can be stored now; %d bytes wait: %s", a.log.Pending(), err)
+		storage.Message, storage.Detail = fmt.Sprintf("nothing can be stored now; %d bytes wait", a.log.Pending()), err.Error()
 	} else if busy := a.log.Busy(); busy >= slowCommit {
 		storage.Message = fmt.Sprintf("degraded: the database is slow, a commit has been waiting for it for %s; %d bytes wait", busy.Round(time.Second), a.log.Pending())
 	}

@@ -36,7 +36,7 @@ func TestLimitedListener(t *testing.T) {
 	dial := func() {
 		t.Helper()
 		var d net.Dialer
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		c, err := d.DialContext(ctx, "tcp", inner.Addr().String())
 		if err != nil {
@@ -65,7 +65,7 @@ func TestLimitedListener(t *testing.T) {
 		if !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Accept ended with %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("Accept goes on after Close")
 	}
 }
@@ -89,7 +89,7 @@ func newCrowd(t *testing.T, exempt ...netip.Prefix) *crowd {
 	server := &http.Server{
 		Handler:           refuseCrowd(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })),
 		ConnContext:       markCrowd,
-		ReadHeaderTimeout: 10 * time.Second,
+		ReadHeaderTimeout: patience,
 	}
 	done := make(chan error, 1)
 	go func() { done <- server.Serve(l) }()
@@ -114,7 +114,7 @@ func (c *crowd) ask(from string) (net.Conn, int) {
 		c.t.Fatal(err)
 	}
 	c.t.Cleanup(func() { _ = conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		c.t.Fatal(err)
 	}
 	if _, err := io.WriteString(conn, "GET / HTTP/1.1\r\nHost: hub\r\n\r\n"); err != nil {
@@ -153,7 +153,7 @@ func TestConnectionsOfAnAddress(t *testing.T) {
 		t.Errorf("%d refused connections were counted, want 1", n)
 	}
 	_ = first.Close()
-	for deadline := time.Now().Add(10 * time.Second); ; {
+	for deadline := time.Now().Add(patience); ; {
 		if _, status := c.ask("127.0.0.1"); status == http.StatusNoContent {
 			break
 		}

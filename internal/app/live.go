@@ -19,7 +19,7 @@ type liveParts struct {
 func (a *App) openLive() {
 	c := a.cfg.Live
 	a.live.hub = live.New(live.Config{
-		Viewers: c.Viewers, Choices: c.Choices, Queue: c.Queue, Intake: c.Intake, Resume: c.Resume, Resumes: c.Resumes, Logger: a.logger,
+		Viewers: c.Viewers, PerUser: c.PerUser, Choices: c.Choices, Queue: c.Queue, Intake: c.Intake, Resume: c.Resume, Resumes: c.Resumes, Logger: a.logger,
 	}, live.Parts{Log: a.log, Bus: &a.bus, Devices: a.devices, Command: api.CommandEvent})
 }
 
@@ -49,6 +49,7 @@ func (a *App) liveMetrics() []metric {
 		counter("live_lagged", "Events that viewers were told they missed.", &l.Lagged),
 		counter("live_behind", "Events for which live.intake had no room, and which viewers got out of history.", &l.Behind),
 		counter("live_refused", "Viewers refused because of live.viewers or live.choices.", &l.Refused),
+		counter("live_refused_per_user", "Viewers refused because of live.viewers_per_user, or because theirs would be more than half of live.choices.", &l.RefusedPerUser),
 		counter("live_resumed", "Viewers that came back and got what they missed.", &l.Resumed),
 		counter("live_unresumable", "Viewers that came back and could not.", &l.Unresumable),
 		counter("live_event_streams", "Viewers over Server-Sent Events, of replays, too.", &s.EventStreams),

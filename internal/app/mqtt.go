@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"signalbox"
@@ -180,11 +181,11 @@ func (a *App) linkChecks() []api.Check {
 	var checks []api.Check
 	for _, l := range a.mqtt.links {
 		status := l.Status()
-		message := status.Message
+		message, why, _ := strings.Cut(status.Message, ": ") // why tells where the broker is
 		if !status.OK {
 			message = "degraded: " + message
 		}
-		checks = append(checks, api.Check{Name: "mqtt broker " + status.Name, OK: true, Message: message})
+		checks = append(checks, api.Check{Name: "mqtt broker " + status.Name, OK: true, Message: message, Detail: why})
 	}
 	return checks
 }

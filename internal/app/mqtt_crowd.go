@@ -49,9 +49,11 @@ func (a *App) queueCheck() api.Check {
 		limit = "mqtt.limits.queues_bytes"
 	}
 	if c.All {
-		check.Message = fmt.Sprintf("degraded: %s wait for MQTT clients, as much as may (%s), and further messages are dropped; the most is for %s: have its clients come, remove them, or let more wait", size, limit, owner)
+		check.Message = fmt.Sprintf("degraded: %s wait for MQTT clients, as much as may (%s), and further messages are dropped", size, limit)
+		check.Detail = fmt.Sprintf("the most is for %s; have its clients come, remove them, or let more wait", owner)
 	} else {
-		check.Message = fmt.Sprintf("degraded: %s wait for clients of %s, as much as may for one owner (a quarter of %s), and further messages are dropped for them: have them come, or remove what is not needed", size, owner, limit)
+		check.Message = fmt.Sprintf("degraded: %s wait for clients of one owner, as much as may (a quarter of %s), and further messages are dropped for them", size, limit)
+		check.Detail = fmt.Sprintf("they are of %s; have them come, or remove what is not needed", owner)
 	}
 	return check
 }

@@ -25,7 +25,7 @@ import (
 )
 
 // patience bounds every wait of these tests.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // servedHub is a hub whose doors are open.
 type servedHub struct {

@@ -37,13 +37,15 @@ func TestNativeSetting(t *testing.T) {
 	}
 	for native, want := range map[string]string{
 		"false":                  "no topics",
-		"maybe":                  "native is wrong",
-		"[true]":                 "native is wrong",
-		"{typ: board}":           `no key "typ"`,
+		"maybe":                  `the broker "x": native is "maybe": it is neither true nor false; allowed is true, false, or a section with register, silence and type`,
+		"[true]":                 "native is a list",
+		"{typ: board}":           `no key "native.typ"; the nearest is "native.type"`,
 		"{type: 'a b'}":          "device type",
-		"{register: perhaps}":    "register is wrong",
+		"{register: perhaps}":    `native.register is "perhaps": it is neither true nor false; allowed is true or false`,
 		"{silence: 1ms}":         "at least 1s",
-		"{register: {on: true}}": "register is wrong",
+		"{silence: 5}":           `native.silence is "5": the unit is missing; allowed is a duration from 1s`,
+		"{silence: 0s}":          "no time at all",
+		"{register: {on: true}}": "native.register is a section",
 	} {
 		_, err := LoadConfig(ConfigSources{File: writeConfig(t, "mqtt: {brokers: [{name: x, url: 'mqtt://broker.example', native: "+native+"}]}\n")})
 		if err == nil || !strings.Contains(err.Error(), want) {

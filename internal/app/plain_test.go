@@ -44,7 +44,7 @@ func waitPlain(t *testing.T, a *App) {
 	t.Helper()
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
-	end := time.After(30 * time.Second)
+	end := time.After(patience)
 	for head := a.log.Head(); a.plain.Through() < head; {
 		select {
 		case <-look.C:

@@ -38,7 +38,7 @@ func past(t *testing.T, a *App, kinds ...string) {
 		t.Fatal(err)
 	}
 	// Chunks are written with the next commits.
-	tick, deadline := time.NewTicker(5*time.Millisecond), time.After(30*time.Second)
+	tick, deadline := time.NewTicker(5*time.Millisecond), time.After(patience)
 	defer tick.Stop()
 	for a.log.Stats().Chunks.Load() < int64(3*len(kinds)) {
 		select {
@@ -51,7 +51,7 @@ func past(t *testing.T, a *App, kinds ...string) {
 
 func waitRun(t *testing.T, r *retainer, by string) api.RetentionRun {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	run, err := r.Run(ctx, r.Start(by).ID)
 	if err != nil {

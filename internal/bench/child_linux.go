@@ -17,7 +17,7 @@ import (
 )
 
 // stopPatience is how long a child may take to end in order, before it is killed.
-const stopPatience = 20 * time.Second
+const stopPatience = time.Minute
 
 // child is a process of ours. It is ended by stop or kill, and by the system when this process ends.
 type child struct {

@@ -186,7 +186,7 @@ func (s *shooter) fire(ctx context.Context, shot shot, took *sim.Histogram) {
 }
 
 func (s *shooter) ask(ctx context.Context, device string) (err error) {
-	resp, err := s.door.request(ctx, http.MethodPost, "/api/v1/devices/"+url.PathEscape(device)+"/commands?wait=5s", []byte(`{"command":"servo1","value":"90"}`))
+	resp, err := s.door.request(ctx, http.MethodPost, "/api/v1/devices/"+url.PathEscape(device)+"/commands?wait=30s", []byte(`{"command":"servo1","value":"90"}`))
 	if err != nil {
 		return err
 	}

@@ -36,8 +36,12 @@ func (b *bencher) howMany(otherwise int) (int, error) {
 	return n, nil
 }
 
-// idleAfter is history.cold of the hubs whose memory is measured: long enough to measure before it, too.
-const idleAfter = 5 * time.Second
+// idleMost bounds idleAfter.
+const idleMost = 5 * time.Second
+
+// idleAfter is history.cold of the hubs whose memory is measured: long enough to measure before it, too, but for a test,
+// which takes the shortest there is.
+func (b *bencher) idleAfter() time.Duration { return min(idleMost, max(b.Duration, time.Second)) }
 
 // fleetPrefix makes names that no earlier measurement on the same hub has used.
 func fleetPrefix() string { return "bench-" + strconv.FormatInt(time.Now().UnixNano(), 36) }
@@ -71,7 +75,7 @@ func runConnections(ctx context.Context, b *bencher) error {
 		"without devices to the hub, restarted with them, to which all are connected, each with a state (one message stored); "+
 		"connection: from that restarted hub before they connect. An idle device has been silent for longer than history.cold, which is "+
 		"%v here instead of 10 minutes; just heard: device before that, with its message in memory as well. left: what is still there "+
-		"of connection when all have gone, their states and what the burst of them has cost.", idleAfter)
+		"of connection when all have gone, their states and what the burst of them has cost.", b.idleAfter())
 	return nil
 }
 
@@ -84,7 +88,7 @@ func (b *bencher) connections(ctx context.Context, variant string, n int) (value
 		t, err = b.startSink(ctx)
 		cfg.Credentials = bareCredentials(n)
 	} else {
-		h, err = b.startHub(ctx, "SIGNALBOX_HISTORY_COLD="+idleAfter.String())
+		h, err = b.startHub(ctx, "SIGNALBOX_HISTORY_COLD="+b.idleAfter().String())
 		t = h
 		cfg.Protocol = signalbox.ProtocolV2
 		if variant == "v1" {
@@ -181,7 +185,7 @@ func (b *bencher) rest(ctx context.Context, t target, h *hub, s *sim.Swarm) (fre
 	}
 	settle := func() (float64, error) {
 		if h != nil && h.child != nil {
-			if err := h.sealed(ctx); err != nil {
+			if err := b.sealed(ctx, h); err != nil {
 				return 0, err
 			}
 		}
@@ -219,7 +223,7 @@ func (b *bencher) warm(ctx context.Context, h *hub) error {
 	if err := s.Drop(ctx, false); err != nil || h.child == nil {
 		return err
 	}
-	return h.sealed(ctx)
+	return b.sealed(ctx, h)
 }
 
 // idleBytes is a target's resident memory after a garbage collection; 0 for a hub whose process is not known.
@@ -244,7 +248,7 @@ func usedCPU(t target) (float64, error) {
 }
 
 // onlinePatience is how long a hub may take to show what has happened already.
-const onlinePatience = 30 * time.Second
+const onlinePatience = 2 * time.Minute
 
 // online waits until the hub says that at least n devices are online.
 func (b *bencher) online(ctx context.Context, h *hub, n int) error {
@@ -253,7 +257,7 @@ func (b *bencher) online(ctx context.Context, h *hub, n int) error {
 
 // sealed waits until no message is in memory alone but in a chunk: the devices are idle. Then the hub has some time to give
 // back what that took.
-func (h *hub) sealed(ctx context.Context) error {
+func (b *bencher) sealed(ctx context.Context, h *hub) error {
 	err := h.awaitMetricThat(ctx, "signalbox_history_runs", "fall to 0", func(have float64) bool { return have == 0 }, onlinePatience)
 	if err != nil {
 		return err
@@ -261,7 +265,7 @@ func (h *hub) sealed(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(idleAfter):
+	case <-time.After(b.idleAfter()):
 		return nil
 	}
 }

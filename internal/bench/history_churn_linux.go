@@ -29,6 +29,8 @@ type churn struct {
 	Old   bool `json:"old"`
 	// Count ends it; 0: it goes on until it is killed.
 	Count int64 `json:"count"`
+
+	sealed bool // there are chunks: known to who kills it
 }
 
 const (
@@ -127,7 +129,7 @@ func (e *engine) churn(ctx context.Context) (err error) {
 		if err := e.log.Wait(running, entry.Position); err != nil {
 			return errors.Join(err, context.Cause(running))
 		}
-		if err := e.say(historyLine{Acked: g}); err != nil {
+		if err := e.say(historyLine{Acked: g, Chunks: e.log.Stats().Chunks.Load()}); err != nil {
 			return err
 		}
 	}

@@ -34,6 +34,7 @@ type historyLine struct {
 	Progress string   `json:"progress,omitempty"`
 	Acked    int64    `json:"acked,omitempty"`
 	Cut      int64    `json:"cut,omitempty"`
+	Chunks   int64    `json:"chunks,omitempty"`
 	Rows     []Row    `json:"rows,omitempty"`
 	Notes    []string `json:"notes,omitempty"`
 	Error    string   `json:"error,omitempty"`

@@ -12,7 +12,7 @@ import (
 	"signalbox/internal/store"
 )
 
-// generatorSample is how many messages are made to learn what making them costs.
+// generatorSample is how many messages are made at most to learn what making them costs.
 const generatorSample = 500_000
 
 // intake feeds telemetry with receipt times of this machine's clock, as fast as the engine takes it, from one goroutine,
@@ -23,7 +23,7 @@ func (e *engine) intake(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, e.stop()) }()
 	load := newBoxes(e.Devices, e.Seed)
-	making, err := generatorCost(load)
+	making, err := generatorCost(load, e.Messages)
 	if err != nil {
 		return err
 	}
@@ -88,17 +88,18 @@ func (e *engine) intake(ctx context.Context) (err error) {
 	return nil
 }
 
-// generatorCost is the CPU time of making one message, in µs.
-func generatorCost(load *boxes) (float64, error) {
+// generatorCost is the CPU time of making one message of so many, in µs.
+func generatorCost(load *boxes, messages int) (float64, error) {
+	sample := min(generatorSample, messages)
 	before, err := used()
 	if err != nil {
 		return 0, err
 	}
-	for i := range generatorSample {
+	for i := range sample {
 		load.next(i % len(load.all))
 	}
 	after, err := used()
-	return float64(after.cpu-before.cpu) / float64(time.Microsecond) / generatorSample, err
+	return float64(after.cpu-before.cpu) / float64(time.Microsecond) / float64(sample), err
 }
 
 const (
@@ -136,7 +137,7 @@ func (e *engine) naive(ctx context.Context) (err error) {
 		return err
 	}
 	load := newBoxes(e.Devices, e.Seed)
-	making, err := generatorCost(load)
+	making, err := generatorCost(load, e.Messages)
 	if err != nil {
 		return err
 	}

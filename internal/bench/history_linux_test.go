@@ -15,9 +15,9 @@ import (
 // tinySizes are a measurement of history that takes seconds.
 func tinySizes() *historySizes {
 	return &historySizes{
-		devices: []int{10, 1000}, intake: 20_000, intakeLimit: 20 * time.Second,
-		rows: []int{10}, rowMessages: 2000, rowLimit: 10 * time.Second,
-		pastDevices: 5, messages: 140_000, fillLimit: time.Minute, asked: time.Millisecond,
+		devices: []int{10, 1000}, intake: 20_000, intakeLimit: limit,
+		rows: []int{10}, rowMessages: 2000, rowLimit: limit,
+		pastDevices: 5, messages: 140_000, fillLimit: limit, asked: time.Millisecond,
 	}
 }
 
@@ -30,7 +30,7 @@ func TestHistory(t *testing.T) {
 			if kind != storetest.SQLite {
 				b.Store = storetest.New(t, kind).URL()
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			if err := runHistory(ctx, b); err != nil {
 				t.Fatal(err)
@@ -77,7 +77,7 @@ func TestHistoryRefuses(t *testing.T) {
 
 // TestSurviveHistory kills the engine twice at each of its works.
 func TestSurviveHistory(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	r, err := Run(ctx, "survive", Options{Dir: t.TempDir(), Rounds: 2, Variants: []string{"history"}, Duration: 300 * time.Millisecond})
 	if err != nil {
@@ -119,7 +119,7 @@ func TestPlanPast(t *testing.T) {
 
 // TestBoxes: messages are what they are said to be.
 func TestBoxes(t *testing.T) {
-	const n = 200_000
+	const n = 50_000
 	b := newBoxes(1, 1)
 	changes := map[string]int{}
 	before := map[string]any{}

@@ -80,7 +80,8 @@ func (b *bencher) surviveChurn(ctx context.Context, dir string, rounds int) erro
 	return nil
 }
 
-// churnUntilKilled lets the load run for a moment and kills it; c notes what it said.
+// churnUntilKilled lets the load run for a moment and kills it, the first time not before it has sealed something; c notes
+// what it said.
 func (b *bencher) churnUntilKilled(ctx context.Context, dir string, c *churn) (err error) {
 	e, err := b.startEngine(historyJob{Job: "churn", Dir: dir, Churn: *c})
 	if err != nil {
@@ -103,7 +104,8 @@ func (b *bencher) churnUntilKilled(ctx context.Context, dir string, c *churn) (e
 			return errors.Join(err, fmt.Errorf("the engine said: %s", e.said), e.kill(), e.end())
 		}
 		c.Acked, c.Cut = max(c.Acked, l.Acked), max(c.Cut, l.Cut)
-		if kill == nil && l.Acked > 0 {
+		c.sealed = c.sealed || l.Chunks > 0
+		if kill == nil && l.Acked > 0 && c.sealed {
 			kill = time.AfterFunc(100*time.Millisecond+rand.N(min(b.Duration, 1500*time.Millisecond)), func() { _ = e.kill() })
 		}
 	}

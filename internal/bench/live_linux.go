@@ -31,9 +31,14 @@ const (
 	// recordBytes is how much of a stream the plain loop of writes gets.
 	recordBytes = 4 << 20
 	// settleBefore is how long a load runs before it counts, stallBefore the same for stalled viewers to be stalled:
-	// until then what they get fills the system's buffers and their queues.
+	// until then what they get fills the system's buffers and their queues. Both are at most two loads.
 	settleBefore, stallBefore = 2 * time.Second, 6 * time.Second
 )
+
+// livePatience is how long a measurement goes on in which nothing has come.
+const livePatience = 30 * time.Second
+
+func (b *bencher) settleBefore() time.Duration { return min(settleBefore, 2*b.Duration) }
 
 // runLive measures those who watch and those to whom entries are forwarded.
 func runLive(ctx context.Context, b *bencher) error {
@@ -117,6 +122,15 @@ func during(ctx context.Context, settle time.Duration, load func(ctx context.Con
 	return values, <-ended
 }
 
+// pauseFor waits for d, and then, up to livePatience, until something has come.
+func pauseFor(d time.Duration, something func() bool) {
+	start := time.Now()
+	time.Sleep(d)
+	for !something() && time.Since(start) < d+livePatience {
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
 // deliveries measures for d what viewers get from a process.
 func (v *viewers) deliveries(pid int, d time.Duration) ([]Value, error) {
 	cpu, err := cpuSeconds(pid)
@@ -129,7 +143,10 @@ func (v *viewers) deliveries(pid int, d time.Duration) ([]Value, error) {
 	}
 	frames, size, missed := v.sum()
 	start := time.Now()
-	time.Sleep(d)
+	pauseFor(d, func() bool {
+		now, _, _ := v.sum()
+		return now > frames
+	})
 	took := time.Since(start).Seconds()
 	framesAfter, sizeAfter, missedAfter := v.sum()
 	cpuAfter, err := cpuSeconds(pid)
@@ -216,8 +233,9 @@ func (b *bencher) fanout(ctx context.Context, l *liveHub, load sim.Load, record 
 	}
 	v.list[0].record = (*record)[:0]
 	v.read(0)
-	values, err := during(ctx, settleBefore, func(ctx context.Context) error {
-		load.Duration = settleBefore + b.Duration + time.Second
+	settle := b.settleBefore()
+	values, err := during(ctx, settle, func(ctx context.Context) error {
+		load.Duration = settle + b.Duration + time.Second
 		_, err := l.swarm.Send(ctx, load)
 		return err
 	}, func() ([]Value, error) { return v.deliveries(l.process(), b.Duration) })
@@ -243,7 +261,7 @@ func (b *bencher) plainLoop(ctx context.Context, frames []byte, block int) (valu
 	}
 	defer func() { err = errors.Join(err, outR.Close()) }()
 	c, err := startChild(program, []string{
-		"bench", "live-writer", "--file", file, "--sockets", strconv.Itoa(fanoutViewers), "--block", strconv.Itoa(block), "--for", (settleBefore + b.Duration + 2*time.Second).String(),
+		"bench", "live-writer", "--file", file, "--sockets", strconv.Itoa(fanoutViewers), "--block", strconv.Itoa(block), "--for", (b.settleBefore() + b.Duration + livePatience).String(),
 	}, nil, nil, outW)
 	if err := errors.Join(err, outW.Close()); err != nil {
 		return nil, err
@@ -265,7 +283,7 @@ func (b *bencher) plainLoop(ctx context.Context, frames []byte, block int) (valu
 		v.list = append(v.list, &viewer{conn: conn})
 	}
 	v.read(0)
-	time.Sleep(settleBefore)
+	time.Sleep(b.settleBefore())
 	values, err = v.deliveries(c.pid(), b.Duration)
 	return values, errors.Join(err, v.close())
 }
@@ -337,7 +355,7 @@ func (b *bencher) latencies(l *liveHub, v *viewers, took *sim.Histogram) ([]Valu
 	l.swarm.SavedAfter.Reset()
 	took.Reset()
 	start := time.Now()
-	time.Sleep(b.Duration * 9 / 10)
+	pauseFor(b.Duration*9/10, func() bool { return took.Count() > 0 })
 	elapsed := time.Since(start).Seconds()
 	cpuAfter, err := usedCPU(l)
 	if err != nil {

@@ -327,6 +327,21 @@ func (r *receiver) values(messages int64, late time.Duration) []Value {
 	}
 }
 
+// listenAgain listens at an address that was free for a while: somebody else's connection may have it for a moment.
+func listenAgain(ctx context.Context, address string) (net.Listener, error) {
+	for began := time.Now(); ; {
+		ln, err := new(net.ListenConfig).Listen(ctx, "tcp", address)
+		if err == nil || time.Since(began) > startPatience {
+			return ln, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // forwardAway measures what a receiver gets that goes in the middle and comes back.
 func (b *bencher) forwardAway(ctx context.Context, n int, rate float64, gone time.Duration) (values []Value, err error) {
 	l, err := b.startLive(ctx, n, "admin", false, "SIGNALBOX_FORWARD_ALLOW=127.0.0.0/8")
@@ -358,7 +373,7 @@ func (b *bencher) forwardAway(ctx context.Context, n int, rate float64, gone tim
 	time.Sleep(gone)
 	before := r.received.Load()
 	back := time.Now()
-	if ln, err = new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:"+port); err != nil {
+	if ln, err = listenAgain(ctx, "127.0.0.1:"+port); err != nil {
 		return nil, errors.Join(err, cutOff, <-loading)
 	}
 	cut, wait = r.accept(ln)

@@ -152,9 +152,9 @@ func (m *mqttRun) contenders(_ context.Context, part string) ([]contender, error
 				return m.mqttConnections(ctx, t, n, subscribe)
 			}
 		}
-		// Silent devices' messages leave the memory; idleAfter instead of 10 minutes, so that it can be seen.
+		// Silent devices' messages leave the memory, sooner than after 10 minutes, so that it can be seen.
 		hub := func(ctx context.Context) (mqttBroker, error) {
-			return m.startMQTTHub(ctx, "SIGNALBOX_HISTORY_COLD="+idleAfter.String())
+			return m.startMQTTHub(ctx, "SIGNALBOX_HISTORY_COLD="+m.idleAfter().String())
 		}
 		return []contender{
 			{row: rowConnectionsPlain + rowHub, start: hub, measure: measure(false)},
@@ -179,23 +179,28 @@ const pace = 50_000
 
 // deliverers are the contenders of the part subscriber.
 func (m *mqttRun) deliverers(part string) []contender {
-	flood := func(ctx context.Context, t mqttBroker) ([]Value, error) { return m.mqttDeliver(ctx, t, m.Rate) }
+	flood := func(ctx context.Context, t mqttBroker) ([]Value, error) {
+		return m.mqttDeliver(ctx, t, m.Rate, m.patience())
+	}
+	whole := func(ctx context.Context, t mqttBroker) ([]Value, error) {
+		return m.mqttDeliver(ctx, t, m.Rate, wholePatience)
+	}
 	remember := func(ctx context.Context, t mqttBroker) ([]Value, error) {
-		values, err := flood(ctx, t)
+		values, err := whole(ctx, t)
 		if err == nil {
 			m.delivered = values[0].Value
 		}
 		return values, err
 	}
 	paced := func(ctx context.Context, t mqttBroker) ([]Value, error) {
-		return m.mqttDeliver(ctx, t, cmp.Or(m.delivered, pace))
+		return m.mqttDeliver(ctx, t, cmp.Or(m.delivered, pace), m.patience())
 	}
 	hub := func(ctx context.Context) (mqttBroker, error) { return m.startMQTTHub(ctx, raisedHub()...) }
 	return []contender{
 		{row: part + " " + rowPeer, peer: true, start: m.mosquitto(), measure: flood},
 		{row: part + " " + rowPeerRaised, peer: true, start: m.mosquitto(raised()...), measure: remember},
 		{row: part + " " + rowHub, start: m.hub, measure: flood},
-		{row: part + " " + rowHubRaised, start: hub, measure: flood},
+		{row: part + " " + rowHubRaised, start: hub, measure: whole},
 		{row: part + " " + rowHubPaced, start: m.hub, measure: paced},
 	}
 }

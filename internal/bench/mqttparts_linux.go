@@ -54,7 +54,7 @@ func (m *mqttRun) warmMQTT(ctx context.Context, t mqttBroker) error {
 // settle waits until nothing is left to do but to be there.
 func (m *mqttRun) settle(ctx context.Context, t mqttBroker) error {
 	if h, ok := t.(*mqttHub); ok && m.Duration >= time.Second { // else it is a test
-		return h.sealed(ctx)
+		return m.sealed(ctx, h.hub)
 	}
 	return nil
 }
@@ -229,7 +229,10 @@ func (b *bencher) ackedLoad(ctx context.Context, h *hub, s *sim.Swarm, load sim.
 	return sent, nil
 }
 
-// patience is how long a subscriber waits for what does not come: two seconds, in a short measurement less.
+// wholePatience is how long a subscriber waits for the next message where none is to be lost.
+const wholePatience = time.Minute
+
+// patience is how long one waits where messages may be lost: two seconds, in a short measurement less.
 func (m *mqttRun) patience() time.Duration {
 	return min(2*time.Second, max(500*time.Millisecond, 5*m.Duration))
 }
@@ -237,8 +240,8 @@ func (m *mqttRun) patience() time.Duration {
 // everybody is the filter of all native telemetry.
 const everybody = "signalbox/+/telemetry"
 
-// awaitDistinct waits until sub has had want different messages, or nothing new has come for a while.
-func (m *mqttRun) awaitDistinct(ctx context.Context, sub *sim.Subscriber, want int64) (sim.Tally, error) {
+// awaitDistinct waits until sub has had want different messages, or nothing new has come for as long as patience.
+func awaitDistinct(ctx context.Context, sub *sim.Subscriber, want int64, patience time.Duration) (sim.Tally, error) {
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()
 	had, since := int64(-1), time.Now()
@@ -247,7 +250,7 @@ func (m *mqttRun) awaitDistinct(ctx context.Context, sub *sim.Subscriber, want i
 		if t.Messages != had {
 			had, since = t.Messages, time.Now()
 		}
-		if t.Distinct >= want || time.Since(since) > m.patience() {
+		if t.Distinct >= want || time.Since(since) > patience {
 			return t, nil
 		}
 		select {
@@ -261,7 +264,8 @@ func (m *mqttRun) awaitDistinct(ctx context.Context, sub *sim.Subscriber, want i
 }
 
 // mqttDeliver measures what one subscriber gets of what many publish: rate messages per second, 0 for as fast as it goes.
-func (m *mqttRun) mqttDeliver(ctx context.Context, t mqttBroker, rate float64) (values []Value, err error) {
+// The subscriber waits with patience for what it has not had.
+func (m *mqttRun) mqttDeliver(ctx context.Context, t mqttBroker, rate float64, patience time.Duration) (values []Value, err error) {
 	list, err := t.devices(ctx, m.publishers())
 	if err != nil {
 		return nil, err
@@ -291,7 +295,7 @@ func (m *mqttRun) mqttDeliver(ctx context.Context, t mqttBroker, rate float64) (
 	if err != nil {
 		return nil, err
 	}
-	tally, err := m.awaitDistinct(ctx, sub, sent.Messages)
+	tally, err := awaitDistinct(ctx, sub, sent.Messages, patience)
 	if err != nil {
 		return nil, err
 	}
@@ -396,7 +400,11 @@ func (m *mqttRun) mqttSurviveRound(ctx context.Context, t mqttBroker, s *sim.Swa
 	if sub, err = sim.NewSubscriber(ctx, away); err != nil {
 		return err
 	}
-	tally, err := m.awaitDistinct(ctx, sub, sent.Messages)
+	patience := m.patience()
+	if _, ours := t.(*mqttHub); ours {
+		patience = wholePatience
+	}
+	tally, err := awaitDistinct(ctx, sub, sent.Messages, patience)
 	if err := errors.Join(err, sub.Close()); err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -26,6 +27,8 @@ type Program struct {
 	Name string
 	// Version is what the build set; empty for a build that set none.
 	Version string
+
+	completing time.Duration // how long the question of a shell may take; 0 is completionTime
 }
 
 // Main runs the command line of this process and returns its exit code. The first
@@ -142,7 +145,7 @@ func (c *command) root() *cobra.Command {
 	root.SetCompletionCommandGroupID("tools")
 	inGroup(root, "hub", c.serveCommand(), c.configCommand(), c.importCommand(), c.exportCommand(), c.backupCommand(), c.restoreCommand())
 	inGroup(root, "manage", c.deviceCommand(), c.userCommand(), c.tokenCommand(), c.forwarderCommand())
-	inGroup(root, "use", c.sendCommand(), c.watchCommand(), c.historyCommand(), c.replayCommand())
+	inGroup(root, "use", c.sendCommand(), c.commandCommand(), c.watchCommand(), c.historyCommand(), c.replayCommand())
 	inGroup(root, "tools", c.simCommand(), c.benchCommand(), c.versionCommand())
 	root.SetOut(c.Stdout) // which the next line takes
 	root.InitDefaultCompletionCmd()

@@ -19,6 +19,9 @@ import (
 	"signalbox/internal/app"
 )
 
+// patience bounds each wait; what it waits for takes a second at most as a rule.
+const patience = 2 * time.Minute
+
 // A bench for one data directory.
 type station struct {
 	t   *testing.T
@@ -115,7 +118,7 @@ func (s *station) serve(more ...string) (address, printed string) {
 			if code >= 0 && code != ExitOK {
 				s.t.Errorf("the hub ended with %d: %s", code, said.String())
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			s.t.Error("the hub did not stop")
 		}
 	})
@@ -124,10 +127,38 @@ func (s *station) serve(more ...string) (address, printed string) {
 	case code := <-ended:
 		ended <- -1
 		s.t.Fatalf("the hub ended with %d: %s", code, said.String())
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		s.t.Fatal("the hub did not start")
 	}
 	return "http://" + readAddresses(s.dir)["http"], out.seen.String()
+}
+
+// simulate runs «sim» with more arguments on the station's hub, until each of the devices has reported n times, and
+// gives what it said.
+func (s *station) simulate(devices []string, n int, more ...string) result {
+	s.t.Helper()
+	ctx, stop := context.WithCancel(s.t.Context())
+	defer stop()
+	watching, early := context.WithTimeout(ctx, patience)
+	defer early()
+	ended := make(chan result, 1)
+	go func() {
+		defer early() // there is nothing more to come
+		ended <- runAs(ctx, "", []string{"SIGNALBOX_DATA=" + s.dir}, append([]string{"sim", "--stations", "0", "--interval", "50ms"}, more...)...)
+	}()
+	watch := func(n int, more ...string) {
+		s.t.Helper()
+		r := runAs(watching, "", []string{"SIGNALBOX_DATA=" + s.dir}, append([]string{"watch", "--kind", "telemetry", "--count", fmt.Sprint(n)}, more...)...)
+		if r.want(s.t, ExitOK); watching.Err() != nil {
+			s.t.Fatalf("the devices %v did not report %d times; sim: %+v", devices, n, <-ended)
+		}
+	}
+	watch(1) // from here on there are the devices
+	for _, name := range devices {
+		watch(n, name)
+	}
+	stop()
+	return <-ended
 }
 
 func TestEveryCommandHasHelp(t *testing.T) {
@@ -178,7 +209,11 @@ func TestWrongUsage(t *testing.T) {
 	}{
 		{"unknown command", []string{"servce"}, `nearest is "serve"`},
 		{"unknown part", []string{"device", "lst"}, `nearest is "list"`},
-		{"unknown command, none near", []string{"frobnicate"}, "it has backup, bench, completion, config"},
+		{"unknown command, none near", []string{"frobnicate"}, "it has backup, bench, command, completion, config"},
+		{"unknown part with a flag", []string{"token", "add", "x", "--scope", "read"}, `signalbox token has no command "add"; it has create, list, revoke`},
+		{"unknown part with a short flag", []string{"device", "shw", "-x"}, `signalbox device has no command "shw"; the nearest is "show"`},
+		{"unknown command with a flag", []string{"frobnicate", "x", "--wait"}, `signalbox has no command "frobnicate"; it has backup`},
+		{"flag of no part", []string{"token", "--scope"}, "signalbox token has no flag --scope"},
 		{"unknown shell", []string{"completion", "fsh"}, `nearest is "fish"`},
 		{"unknown short flag", []string{"device", "list", "-x"}, "signalbox device list has no flag -x"},
 		{"times the wrong way round", []string{"history", "a", "--from", "1h", "--to", "2h"}, "--from 1h is not before --to 2h"},

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -55,7 +57,7 @@ func inList(words func(cmd *cobra.Command, args []string, begun string) []string
 // askHub asks the running hub for what a shell wants to know. The shell wants names, not
 // faults: without a hub, or when it refuses, there are none.
 func (c *command) askHub(cmd *cobra.Command, ask func(ctx context.Context, r *reach) []string) []string {
-	ctx, cancel := context.WithTimeout(cmd.Context(), completionTime)
+	ctx, cancel := context.WithTimeout(cmd.Context(), cmp.Or(c.completing, completionTime))
 	defer cancel()
 	r, err := c.reachHub(ctx, needHub)
 	if err != nil {
@@ -163,6 +165,18 @@ func (c *command) fieldsOfDevice(cmd *cobra.Command, args []string, _ string) []
 func (c *command) completeUser(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
 	list := func(ctx context.Context, r *reach) ([]signalbox.User, error) { return r.Users(ctx) }
 	describe := func(u signalbox.User) (word, about string) { return u.Name, "" }
+	return firstOnly(listed(c, list, describe))(cmd, args, begun)
+}
+
+// completeCommand completes the ID of a command among the latest.
+func (c *command) completeCommand(cmd *cobra.Command, args []string, begun string) ([]string, cobra.ShellCompDirective) {
+	list := func(ctx context.Context, r *reach) ([]signalbox.Command, error) {
+		page, err := r.Commands(ctx, "", completionNames, "")
+		return page.Items, err
+	}
+	describe := func(sent signalbox.Command) (word, about string) {
+		return sent.ID, fmt.Sprintf("%s to %s, %s", sent.Name, sent.Device, sent.State)
+	}
 	return firstOnly(listed(c, list, describe))(cmd, args, begun)
 }
 

@@ -55,6 +55,9 @@ func flagFault(cmd *cobra.Command, err error) error {
 		}
 	}
 	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		if args := cmd.Flags().Args(); cmd.HasAvailableSubCommands() && len(args) > 0 {
+			return noSuchCommand(cmd, args) // what is in front of the flag; whose flag it is nobody knows
+		}
 		if e.GetSpecifiedShortnames() != "" {
 			return usagef("%s has no flag -%s", cmd.CommandPath(), e.GetSpecifiedName())
 		}
@@ -100,7 +103,7 @@ func count(cmd *cobra.Command, args []string, low, high int) error {
 // negative number is marked with a NUL, which arguments of a process cannot hold; see
 // sentValue.
 func prepareArgs(args []string) []string {
-	var out []string
+	out := make([]string, 0, len(args)) // not nil, by which cobra means the arguments of this process
 	send := false
 	for i := 0; i < len(args); i++ {
 		arg := args[i]

@@ -51,7 +51,7 @@ func lineReceiver(t *testing.T) (address string, lines <-chan string) {
 
 func nextLine(t *testing.T, lines <-chan string, part string) string {
 	t.Helper()
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(patience)
 	for {
 		select {
 		case line := <-lines:
@@ -80,7 +80,7 @@ func TestForwarderCommands(t *testing.T) {
 	s.run("forwarder", "list").want(t, ExitOK, "site", "no hub runs", "filed")
 	s.run("forwarder", "resume", "filed").want(t, ExitRefused, "configuration")
 	s.serve()
-	s.run("sim", "--boxes", "1", "--stations", "0", "--duration", "1s", "--interval", "100ms").want(t, ExitOK)
+	s.simulate([]string{"sim-box-1"}, 2, "--boxes", "1").want(t, ExitOK)
 	if line := nextLine(t, lines, `"kind":"telemetry"`); !strings.Contains(line, `"device":"sim-box-1"`) {
 		t.Errorf("the line is %s", line)
 	}
@@ -108,13 +108,13 @@ func TestForwarderCommands(t *testing.T) {
 	quiet(s.run("config", "check", filepath.Join(s.dir, "signalbox.yaml"))).want(t, ExitOK)
 
 	// What the receiver refuses for good is a dead letter.
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	var dead []client.DeadLetter
 	for boxes := 2; len(dead) == 0; boxes++ { // one that was there before sends the same again, which is not stored
 		if time.Now().After(deadline) {
 			t.Fatalf("there are no dead letters: %s", s.run("forwarder", "show", "hook").out)
 		}
-		s.run("sim", "--boxes", strconv.Itoa(boxes), "--stations", "0", "--duration", "1s", "--interval", "100ms").want(t, ExitOK)
+		s.simulate([]string{"sim-box-" + strconv.Itoa(boxes)}, 2, "--boxes", strconv.Itoa(boxes)).want(t, ExitOK)
 		dead = decode[[]client.DeadLetter](t, quiet(s.run("forwarder", "dead", "hook", "--json")).want(t, ExitOK))
 	}
 	if l := dead[0]; l.Status != http.StatusGone || !strings.HasPrefix(l.Device, "sim-box-") || l.Body == "" {
@@ -135,8 +135,8 @@ func TestForwarderCommands(t *testing.T) {
 	s.run("replay", "--to-forwarder", "nobody").want(t, ExitNotFound, "nobody")
 	s.run("replay", "--to-viewers").want(t, ExitFailure)
 
-	s.run("__complete", "forwarder", "show", "").want(t, ExitOK, "site", "hook")
-	s.run("__complete", "replay", "--to-forwarder", "si").want(t, ExitOK, "site")
+	s.complete("forwarder", "show", "").want(t, ExitOK, "site", "hook")
+	s.complete("replay", "--to-forwarder", "si").want(t, ExitOK, "site")
 	s.run("forwarder", "rm", "filed", "--yes").want(t, ExitRefused, "configuration")
 	s.run("forwarder", "rm", "hook").want(t, ExitUsage, "--yes")
 	s.run("forwarder", "drop", "hook", "--all").want(t, ExitUsage, "--yes")

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -66,6 +68,15 @@ func TestAdminPasswordIsNotLostWithTheFirstStart(t *testing.T) {
 	}
 }
 
+// complete asks as a shell does that has time.
+func (s *station) complete(args ...string) result {
+	s.t.Helper()
+	var out, err bytes.Buffer
+	shell := Program{Stdin: strings.NewReader(""), Stdout: &out, Stderr: &err, Env: append(slices.Clone(s.env), "SIGNALBOX_DATA="+s.dir), completing: patience}
+	code := shell.Run(s.t.Context(), append([]string{"__complete"}, args...))
+	return result{code, out.String(), err.String()}.want(s.t, ExitOK)
+}
+
 // completes asks as a shell does, of a hub with the devices sim-box-1 and sim-box-2.
 func completes(t *testing.T, s *station) {
 	t.Helper()
@@ -86,6 +97,8 @@ func completes(t *testing.T, s *station) {
 		{"send --type ", []string{"box\n"}, ""},
 		{"send sim-", []string{"sim-box-1"}, ""},
 		{"send sim-box-1 s", []string{"servo1\n"}, ""},
+		{"command list sim-", []string{"sim-box-1"}, ""},
+		{"command show ", []string{"servo1 to sim-box-1, succeeded\n"}, ""},
 		{"history --type ", []string{"box\n"}, ""},
 		{"history sim-box-1 sim-", []string{"sim-box-2"}, "sim-box-1"},
 		{"history sim-box-1 --order ", []string{"asc\ndesc\n"}, ""},
@@ -100,8 +113,7 @@ func completes(t *testing.T, s *station) {
 		{"sim --misbehave ", []string{"half-open=\n"}, ""},
 	}
 	for _, tt := range tests {
-		args := append([]string{"__complete"}, strings.Split(tt.args, " ")...)
-		r := s.run(args...).want(t, ExitOK)
+		r := s.complete(strings.Split(tt.args, " ")...)
 		for _, want := range tt.want {
 			if !strings.Contains(r.out, want) {
 				t.Errorf("%q offers %q, not %q", tt.args, r.out, want)
@@ -132,18 +144,20 @@ func TestLive(t *testing.T) {
 	if e := decode[map[string]any](t, result{out: lines[0]}); e["kind"] != "telemetry" || !strings.HasPrefix(e["device"].(string), "sim-box-") || e["object"] == nil {
 		t.Errorf("event %v", e)
 	}
-	s.run("watch", "--count", "2", "sim-box-1").want(t, ExitOK, "sim-box-1", "servo1=90")
+	for _, name := range []string{"sim-box-1", "sim-box-2"} {
+		s.run("watch", "--count", "3", "--kind", "telemetry", name).want(t, ExitOK, name, "servo1=90")
+	}
 	s.run("device", "list", "--online").want(t, ExitOK, "sim-box-1", "online")
 	s.run("device", "show", "sim-box-1").want(t, ExitOK, "servo1 = 90")
-	s.run("send", "sim-box-1", "servo1", "45", "--wait", "10s").want(t, ExitOK, "servo1 45 succeeded")
-	sent := decode[map[string]any](t, s.run("send", "sim-box-1", "servo1", "50", "--wait", "--json").want(t, ExitOK))
+	s.run("send", "sim-box-1", "servo1", "45", "--wait", "2m").want(t, ExitOK, "servo1 45 succeeded")
+	sent := decode[map[string]any](t, s.run("send", "sim-box-1", "servo1", "50", "--wait", "2m", "--json").want(t, ExitOK))
 	if sent["state"] != "succeeded" || sent["value"] != "50" {
 		t.Errorf("command %v", sent)
 	}
-	s.run("send", "sim-box-1", "fly", "--wait", "10s").want(t, ExitDevice, "fly failed")
+	s.run("send", "sim-box-1", "fly", "--wait", "2m").want(t, ExitDevice, "fly failed")
 	s.run("send", "nobody", "servo1", "45").want(t, ExitNotFound)
 	s.run("send", "--type", "rocket", "start").want(t, ExitNotFound, "rocket")
-	s.run("send", "--type", "box", "servo2", "10", "--wait", "10s").want(t, ExitOK, "sim-box-1: servo2 10 succeeded", "sim-box-2: servo2 10 succeeded")
+	s.run("send", "--type", "box", "servo2", "10", "--wait", "2m").want(t, ExitOK, "sim-box-1: servo2 10 succeeded", "sim-box-2: servo2 10 succeeded")
 	s.run("history", "sim-box-1", "--last", "2").want(t, ExitOK, "servo1=")
 	csv := s.run("history", "sim-box-1", "--from", "1h", "--csv", "--fields", "servo1,status").want(t, ExitOK).out
 	if !strings.HasPrefix(csv, "time,received,servo1,status\n") || strings.Count(csv, "\n") < 3 {
@@ -181,15 +195,7 @@ func TestLive(t *testing.T) {
 }
 
 func TestUnreachable(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := "http://" + l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	runAs(t.Context(), "", nil, "device", "list", "--url", address, "--token", "x").want(t, ExitUnavailable, "does not answer")
+	runAs(t.Context(), "", nil, "device", "list", "--url", "http://127.0.0.1:1", "--token", "x").want(t, ExitUnavailable, "does not answer")
 }
 
 // TestWatchWaitsForTheHub lets the hub go away and come back under a running watch.
@@ -204,7 +210,7 @@ func TestWatchWaitsForTheHub(t *testing.T) {
 		}()
 		select {
 		case <-out.told:
-		case <-time.After(20 * time.Second):
+		case <-time.After(patience):
 			t.Error("the hub did not start")
 		}
 		return func() {
@@ -244,7 +250,7 @@ func TestWatchWaitsForTheHub(t *testing.T) {
 		}
 		start()()
 		return // both events came before the hub went away
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("watch did not notice that the hub is away")
 	}
 	stop = start()

@@ -103,7 +103,7 @@ func (p *pty) expect(keys string, texts ...string) {
 	if _, err := p.person.WriteString(keys); err != nil {
 		p.t.Fatal(err)
 	}
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(patience)
 	for _, text := range texts {
 		for {
 			rest := p.screen()[at:]
@@ -135,7 +135,7 @@ func (p *pty) wantEnd(ended <-chan int, code int) {
 		if got != code {
 			p.t.Errorf("it ended with %d, want %d; the screen: %q", got, code, p.screen())
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(patience):
 		p.t.Fatalf("it does not end; the screen: %q", p.screen())
 	}
 	if after := p.mode(); after != p.before {

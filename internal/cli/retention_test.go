@@ -34,7 +34,7 @@ func TestRetention(t *testing.T) {
 	s.run("history", "retention").want(t, ExitOK, "type:box 30d", "device old", "all others", "Since ")
 	s.serve()
 	// What is in no chunk yet stays; chunks are written together with what comes.
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(patience)
 	dropped := result{}
 	for !strings.Contains(dropped.out, " chunks dropped (") {
 		if time.Now().After(deadline) {

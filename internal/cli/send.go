@@ -174,16 +174,7 @@ func (p paint) command(command *signalbox.Command) string {
 	if command.Value != nil {
 		text += " " + clean(*command.Value)
 	}
-	state := string(command.State)
-	switch command.State {
-	case signalbox.CommandSucceeded:
-		state = p.green(state)
-	case signalbox.CommandFailed, signalbox.CommandExpired, signalbox.CommandTimedOut, signalbox.CommandCanceled:
-		state = p.red(state)
-	default:
-		state = p.yellow(state)
-	}
-	text += " " + state
+	text += " " + p.state(command.State)
 	if len(command.Result) > 0 {
 		text += " " + clean(string(command.Result))
 	}
@@ -215,7 +206,7 @@ func commandError(command *signalbox.Command, waited bool) error {
 		return signalbox.Errorf(signalbox.KindUnavailable, string(command.State), "the command %s to %s ended as %s", command.Name, command.Device, command.State)
 	default:
 		if waited && !command.Settled() {
-			return signalbox.Errorf(signalbox.KindUnavailable, "not_settled", "the command is still %s; «signalbox watch %s» shows what becomes of it", command.State, shellQuote(command.Device))
+			return signalbox.Errorf(signalbox.KindUnavailable, "not_settled", "the command is still %s; «signalbox command show %s» tells what has become of it", command.State, command.ID)
 		}
 		return nil
 	}

@@ -59,11 +59,14 @@ func TestSimMQTT(t *testing.T) {
 					"--boxes", "2", "--stations", "0", "--interval", "50ms", "--prefix", protocol, "--rm")
 			}()
 			name := protocol + "-box-1"
-			s.run("watch", "--count", "4", "--kind", "telemetry", "--type", "box", "--json").want(t, ExitOK, name)
+			s.run("watch", "--count", "1", "--kind", "telemetry", "--type", "box", "--json").want(t, ExitOK, protocol+"-box-")
+			for _, box := range []string{name, protocol + "-box-2"} {
+				s.run("watch", "--count", "1", "--kind", "telemetry", box).want(t, ExitOK, box)
+			}
 			s.run("device", "list", "--online").want(t, ExitOK, name, "online")
-			s.run("send", name, "servo1", "45", "--wait", "10s").want(t, ExitOK, "servo1 45 succeeded")
-			s.run("send", name, "fly", "--wait", "10s").want(t, ExitDevice, "fly failed")
-			s.run("watch", "--count", "1", name).want(t, ExitOK, "servo1=45")
+			s.run("send", name, "servo1", "45", "--wait", "2m").want(t, ExitOK, "servo1 45 succeeded")
+			s.run("send", name, "fly", "--wait", "2m").want(t, ExitDevice, "fly failed")
+			s.run("watch", "--count", "1", "--kind", "telemetry", name).want(t, ExitOK, "servo1=45")
 			stop()
 			r := <-boxes
 			r.want(t, ExitOK, "logins 2", "Devices removed: 2")

@@ -47,10 +47,9 @@
 //     apart, and one comes at once after a silence; only 256 KiB of what is no telemetry bring one
 //     forward. What is read from history is thinned by the times of receipt.
 //   - History. While the database server is away viewers stay, and wait for what they missed.
-//     It has imported telemetry as soon as that is sealed, which is not announced: a
-//     resuming viewer may see it. What retention drops meanwhile is not shown and not counted.
-//     Events of devices that are removed by now are left out everywhere; types are those that
-//     devices have now.
+//     Imported telemetry is no news and is never shown. What retention drops meanwhile is not
+//     shown and not counted. Events of devices that are removed by now are left out everywhere;
+//     types are those that devices have now.
 //   - Concurrency. One goroutine (Run) hears the bus, encodes and hands out blocks of bytes, which
 //     viewers share and must not change. It waits for no viewer. Viewers with the same filter and
 //     format share a group; a device's message costs the groups that want it, not the viewers.
@@ -58,15 +57,21 @@
 //     Viewer.Next, Cursor and Close are for one goroutine; one who reads history has a second,
 //     for which Close waits. With no viewer the hub costs the bus one atomic load an entry.
 //   - Limits. At most Config.Viewers at a time; further ones get KindLimited, code too_many_viewers.
+//     Config.PerUser of them may be of one Options.By, so that one cannot take all places
+//     (too_many_own_viewers). A filter names MaxDevices devices and MaxTypes types at most.
 //     A device is heard by at most Config.Choices different choices of fields or every that have
 //     all devices, as many that have its type, and as many that have itself; further ones get code
-//     too_many_choices: otherwise one who may only read could make Run too slow for everybody.
+//     too_many_choices: otherwise one who may only read could make Run too slow for everybody. One
+//     Options.By may have half of them, not counting what others have chosen, too.
 //     Config.Resumes viewers read history at the same time; others wait for their turn, which ends
 //     for one that does not take what was read within 2 s, or, when others wait, within 50 ms, or
 //     after 10 s.
 //   - Memory. Blocks are given to the collector when the last viewer has let go of them; one has
 //     about 64 KiB at most, and an event more. A snapshot is made piece by piece, as it is
-//     written. A group with Every holds a message a device.
+//     written. A group with Every holds the newest message of each device: 34 bytes a device and
+//     group (BenchmarkEveryMemory), half as much again while a tick is given, and for all groups
+//     together an entry of 80 bytes with its body. At 100,000 devices 32 such groups take 110 MB,
+//     and the messages 23 MB.
 //   - Uncommitted. An event is shown when it has its place in the log, which is up to 50 ms before
 //     it is on disk; what comes out of history is on disk.
 package live

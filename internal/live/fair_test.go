@@ -81,6 +81,74 @@ func TestChoices(t *testing.T) {
 	}
 }
 
+// TestOneOfMany holds that one who watches cannot take what is there for all.
+func TestOneOfMany(t *testing.T) {
+	r := newRig(t, fleet(t, 3), live.Config{Viewers: 8, PerUser: 2, Choices: 4}).run(t) // two viewers and two choices of one
+	by := func(name string, f live.Filter) live.Options { return live.Options{By: name, Filter: f} }
+	fields := func(f ...string) live.Filter { return live.Filter{Fields: f} }
+	refused := func(what string, o live.Options, code, words string) {
+		t.Helper()
+		_, err := r.hub.Join(t.Context(), o)
+		if err == nil || signalbox.KindOf(err) != signalbox.KindLimited || signalbox.CodeOf(err) != code || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	first := r.join(t, by("ann", live.Filter{}))
+	second := r.join(t, by("ann", fields("a")))
+	refused("a third", by("ann", live.Filter{}), "too_many_own_viewers", "ann watches 2 times already; so often one user or token may at a time (live.viewers_per_user)")
+	first.Close()
+	wide := make([]string, 33) // two choices' worth
+	for i := range wide {
+		wide[i] = fmt.Sprint("f", i)
+	}
+	refused("two choices more", by("ann", fields(wide...)), "too_many_choices", "ann would have more than half of the 4 different choices")
+	other := r.join(t, by("bob", fields("a"))) // now it is not hers alone
+	r.join(t, by("ann", fields(wide...))).Close()
+	other.Close()
+	third := r.join(t, by("ann", fields("b")))
+	for range 6 { // who is nobody in particular has the rest
+		r.join(t, live.Options{})
+	}
+	refused("the ninth", by("bob", live.Filter{}), "too_many_viewers", "live.viewers")
+	if s := r.hub.Stats(); s.RefusedPerUser.Load() != 2 || s.Refused.Load() != 1 {
+		t.Errorf("%d and %d refusals are counted", s.RefusedPerUser.Load(), s.Refused.Load())
+	}
+	second.Close()
+	third.Close()
+	for range 2 { // places are given back
+		r.join(t, by("ann", live.Filter{}))
+	}
+
+	// Without a limit of one's own it is half of all.
+	half := newRig(t, r.devices, live.Config{Viewers: 4}).run(t)
+	for range 2 {
+		half.join(t, by("ann", live.Filter{}))
+	}
+	if _, err := half.hub.Join(t.Context(), by("ann", live.Filter{})); signalbox.CodeOf(err) != "too_many_own_viewers" {
+		t.Errorf("a third of four gives %v", err)
+	}
+	half.join(t, by("bob", live.Filter{}))
+}
+
+// TestMuchIsNamed holds how much a viewer may name.
+func TestMuchIsNamed(t *testing.T) {
+	r := newRig(t, fleet(t, 3), live.Config{}).run(t)
+	names := make([]string, live.MaxTypes+1)
+	for i := range names {
+		names[i] = fmt.Sprint("t", i)
+	}
+	ids := make([]signalbox.DeviceID, live.MaxDevices+1)
+	for i := range ids {
+		ids[i] = signalbox.DeviceID(i + 1)
+	}
+	r.join(t, live.Options{Filter: live.Filter{Types: names[1:], Devices: ids[1:]}})
+	for code, f := range map[string]live.Filter{"too_many_types": {Types: names}, "too_many_devices": {Devices: ids}} {
+		if _, err := r.hub.Join(t.Context(), live.Options{Filter: f}); signalbox.KindOf(err) != signalbox.KindInvalid || signalbox.CodeOf(err) != code {
+			t.Errorf("want %s, got %v", code, err)
+		}
+	}
+}
+
 // TestHurried holds that those who come back and do not read cost the others little.
 func TestHurried(t *testing.T) {
 	devices := fleet(t, 1)

@@ -121,20 +121,32 @@ func (g *group) weight() int {
 	}
 }
 
-// crowded tells whether g is too much for what hears one of its devices already.
-func (x *index) crowded(g *group, most int) (crowded bool) {
+// onlyOf tells whether nobody but by watches with g.
+func (g *group) onlyOf(by string) bool {
+	return !slices.ContainsFunc(g.viewers, func(v *Viewer) bool { return v.opts.By != by })
+}
+
+// crowded tells whether g, which is to be by's, is too much for what hears one of its devices
+// already: what all have chosen, or what nobody but by has; that may be half of it, so that one
+// does not take everybody's choices away.
+func (x *index) crowded(g *group, by string, most int) (all, own bool) {
 	if g.weight() == 0 {
-		return false
+		return false, false
 	}
 	x.each(g, func(list []*group) []*group {
-		sum := g.weight()
+		sum, mine := g.weight(), g.weight()
 		for _, other := range list {
-			sum += other.weight()
+			w := other.weight()
+			sum += w
+			if w > 0 && by != "" && other.onlyOf(by) {
+				mine += w
+			}
 		}
-		crowded = crowded || sum > most
+		all = all || sum > most
+		own = own || by != "" && mine > max(1, most/2)
 		return list
 	})
-	return crowded
+	return all, own
 }
 
 // each changes the lists that g belongs into.

@@ -367,7 +367,7 @@ func (v *viewer) more(wait time.Duration) bool {
 	return true
 }
 
-const testPatience = 20 * time.Second
+const testPatience = 30 * time.Second
 
 // until takes blocks until enough says so.
 func (v *viewer) until(what string, enough func() bool) {

@@ -42,11 +42,13 @@ type Hub struct {
 	mu      sync.Mutex
 	at      signalbox.Position // up to here all was handed out, or waits in a thinned group
 	index   index
-	writers [2]*encoder // by format
-	touched []*group    // those that have something to hand out
-	woken   int         // viewers that slept, since the last pause
-	strays  int         // groups that share nothing, ever
+	writers [2]*encoder      // by format
+	kept    *signalbox.Entry // the entry that is routed, as thinned groups share it; nil before the first
+	touched []*group         // those that have something to hand out
+	woken   int              // viewers that slept, since the last pause
+	strays  int              // groups that share nothing, ever
 	viewers int
+	of      map[string]int // viewers of each Options.By
 }
 
 // New makes a hub of viewers and begins to listen to the bus. Nothing is shown until Run.
@@ -59,12 +61,15 @@ func New(cfg Config, parts Parts) *Hub {
 			*d.value = d.to
 		}
 	}
+	if cfg.PerUser <= 0 {
+		cfg.PerUser = max(1, cfg.Viewers/2)
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	h := &Hub{
 		cfg: cfg, log: parts.Log, devices: parts.Devices, command: parts.Command,
-		turns: make(chan struct{}, cfg.Resumes), ended: make(chan struct{}), index: newIndex(),
+		turns: make(chan struct{}, cfg.Resumes), ended: make(chan struct{}), index: newIndex(), of: make(map[string]int),
 		buffers: sync.Pool{New: func() any { return new(make([]byte, 0, blockBytes)) }},
 	}
 	h.writers = [2]*encoder{h.newEncoder(SSE), h.newEncoder(Frames)}
@@ -137,6 +142,7 @@ func (h *Hub) route(e *signalbox.Entry, now time.Time) {
 	}
 	h.writers[SSE].begin()
 	h.writers[Frames].begin()
+	h.kept = nil
 	name := ""
 	d := h.devices.Get(e.Device)
 	switch {
@@ -169,7 +175,11 @@ func (h *Hub) give(g *group, e *signalbox.Entry, name string, now time.Time) {
 		return
 	}
 	if g.thin != nil {
-		g.thin.add(e, now)
+		if h.kept == nil {
+			own := *e // e is lent
+			h.kept = &own
+		}
+		g.thin.add(h.kept, now)
 		return
 	}
 	h.write(g, e, name)

@@ -112,8 +112,13 @@ func TestRealLog(t *testing.T) {
 	v.Close()
 	p.say(3000, 20_000)
 	v = p.join(t, live.Options{After: last})
-	go p.say(20_000, 25_000)
+	said := make(chan struct{})
+	go func() {
+		defer close(said)
+		p.say(20_000, 25_000)
+	}()
 	check(v, 25_000)
+	<-said
 	v.Close()
 	p.stop()
 

@@ -265,8 +265,7 @@ func (r *reader) leave(ctx context.Context, p signalbox.Position) error {
 // release writes what was kept back.
 func (r *reader) release(ctx context.Context) error {
 	kept := r.thin.take(r.began)
-	for i := range kept {
-		e := &kept[i]
+	for _, e := range kept {
 		if r.choice != nil && e.Kind == signalbox.EntryTelemetry {
 			r.choice.Look(e.Body)
 		}

@@ -22,9 +22,16 @@ const (
 	Frames
 )
 
+// The most that a Filter may name.
+const (
+	MaxDevices = 1000
+	MaxTypes   = 100
+)
+
 // Filter chooses events. The zero value chooses all.
 type Filter struct {
-	// Devices are the only ones, in ascending order; nil: all. Types the same by type.
+	// Devices are the only ones, at most MaxDevices; nil: all. Types the same by type, at most
+	// MaxTypes.
 	Devices []signalbox.DeviceID
 	Types   []string
 	// Kinds are the only ones: telemetry, presence, command, alert; nil: all.
@@ -46,6 +53,9 @@ type Options struct {
 	// Snapshot asks for the state of the devices first, if Kinds include telemetry or presence.
 	// With After it is sent only if what was missed cannot be given.
 	Snapshot bool
+	// By names who watches, such as «the token "panel"»: Config.PerUser bounds the viewers of one
+	// name, and half of Config.Choices its choices. Empty: only what bounds all does.
+	By string
 }
 
 // Log is what live needs of the log.
@@ -65,9 +75,12 @@ type Log interface {
 type Config struct {
 	// Viewers is how many may watch at a time (default 1,000).
 	Viewers int
+	// PerUser is how many of them may be of one Options.By (default half of Viewers).
+	PerUser int
 	// Choices bounds the different choices of fields or every that hear one device: so many with
 	// all devices, so many with its type, and so many with itself (default 32); each 32 fields count as
 	// one. Each costs Run some microseconds a message, and one with every memory for each device.
+	// One Options.By may have half of them.
 	Choices int
 	// Queue bounds what waits for one viewer, in bytes (default 4 MiB). Blocks are shared: a
 	// thousand viewers of the same do not take a thousand times as much.
@@ -99,8 +112,9 @@ type Stats struct {
 	Encoded, Blocks atomic.Int64
 	// Delivered are events that viewers took, Lagged those that did not fit into their queues.
 	Delivered, Lagged atomic.Int64
-	// Refused are viewers, or choices, that were one too many.
-	Refused atomic.Int64
+	// Refused are viewers, or choices, that were one too many; RefusedPerUser those that were too
+	// many of one Options.By.
+	Refused, RefusedPerUser atomic.Int64
 	// Resumed are viewers that came with a cursor and got what they had missed, Unresumable
 	// those that could not.
 	Resumed, Unresumable atomic.Int64

@@ -16,21 +16,23 @@ const extraBytes = 256 << 10
 type thinner struct {
 	every time.Duration
 
-	waiting []signalbox.Entry          // in log order; what was overtaken has position 0
-	latest  map[signalbox.DeviceID]int // which of waiting
-	extra   int                        // bytes of what is no telemetry
+	// Entries are shared by all groups that hold them: so one device more costs a group some 35
+	// bytes, and all groups together an entry and its body.
+	waiting []*signalbox.Entry           // in log order; nil: it was overtaken
+	latest  map[signalbox.DeviceID]int32 // which of waiting
+	extra   int                          // bytes of what is no telemetry
 	dead    int
 	ticked  time.Time
 	at      time.Time // of the next tick, if something waits
 
-	draining []signalbox.Entry // of the last tick
+	draining []*signalbox.Entry // of the last tick
 }
 
 func newThinner(every time.Duration) *thinner {
-	return &thinner{every: every, latest: make(map[signalbox.DeviceID]int)}
+	return &thinner{every: every, latest: make(map[signalbox.DeviceID]int32)}
 }
 
-// add keeps e and its body.
+// add keeps e and its body, which must not change any more.
 func (t *thinner) add(e *signalbox.Entry, now time.Time) {
 	if len(t.waiting) == 0 {
 		if t.at = t.ticked.Add(t.every); t.at.Before(now) {
@@ -39,14 +41,14 @@ func (t *thinner) add(e *signalbox.Entry, now time.Time) {
 	}
 	if e.Kind.IsTelemetry() {
 		if i, ok := t.latest[e.Device]; ok {
-			t.waiting[i] = signalbox.Entry{}
+			t.waiting[i] = nil
 			t.dead++
 		}
-		t.latest[e.Device] = len(t.waiting)
+		t.latest[e.Device] = int32(len(t.waiting)) //nolint:gosec // at most twice as many as devices, and extraBytes
 	} else if t.extra += len(e.Body) + bus.EntryBytes; t.extra > extraBytes {
 		t.at = now
 	}
-	t.waiting = append(t.waiting, *e)
+	t.waiting = append(t.waiting, e)
 	if t.dead > len(t.waiting)/2+16 {
 		t.bury()
 	}
@@ -54,17 +56,17 @@ func (t *thinner) add(e *signalbox.Entry, now time.Time) {
 
 // bury takes out what was overtaken.
 func (t *thinner) bury() {
-	t.waiting = slices.DeleteFunc(t.waiting, func(e signalbox.Entry) bool { return e.Position == 0 })
+	t.waiting = slices.DeleteFunc(t.waiting, func(e *signalbox.Entry) bool { return e == nil })
 	t.dead = 0
-	for i := range t.waiting {
-		if t.waiting[i].Kind.IsTelemetry() {
-			t.latest[t.waiting[i].Device] = i
+	for i, e := range t.waiting {
+		if e.Kind.IsTelemetry() {
+			t.latest[e.Device] = int32(i) //nolint:gosec // as above
 		}
 	}
 }
 
 // take gives what waits, in log order, and begins anew.
-func (t *thinner) take(now time.Time) []signalbox.Entry {
+func (t *thinner) take(now time.Time) []*signalbox.Entry {
 	t.bury()
 	taken := t.waiting
 	t.waiting, t.extra, t.ticked = nil, 0, now
@@ -80,9 +82,9 @@ func (t *thinner) first() signalbox.Position {
 	if len(t.draining) > 0 {
 		return t.draining[0].Position
 	}
-	for i := range t.waiting {
-		if t.waiting[i].Position > 0 {
-			return t.waiting[i].Position
+	for _, e := range t.waiting {
+		if e != nil {
+			return e.Position
 		}
 	}
 	return 0
@@ -107,7 +109,8 @@ func (t *thinner) due(now time.Time, left *int) iter.Seq[*signalbox.Entry] {
 	return func(yield func(*signalbox.Entry) bool) {
 		for len(t.draining) > 0 && *left > 0 {
 			*left--
-			e := &t.draining[0]
+			e := t.draining[0]
+			t.draining[0] = nil // it is not held until the others are given
 			t.draining = t.draining[1:]
 			if !yield(e) {
 				return

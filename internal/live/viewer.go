@@ -61,14 +61,21 @@ type Viewer struct {
 }
 
 // Join begins to watch. The viewer must be closed. KindLimited (too_many_viewers) when there are
-// Config.Viewers already (too_many_choices: more than Config.Choices), KindInvalid for a cursor that is none or a filter that chooses nothing
-// that exists.
+// Config.Viewers already, or Config.PerUser of the same Options.By (too_many_own_viewers,
+// too_many_choices: more than Config.Choices), KindInvalid for a cursor that is none, or a filter
+// that names too many devices or types.
 func (h *Hub) Join(ctx context.Context, o Options) (*Viewer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if o.Every != 0 && (o.Every < minEvery || o.Every > maxEvery) {
 		return nil, signalbox.Errorf(signalbox.KindInvalid, "invalid_every", "%s between two messages of a device is not possible; allowed are %s to %s", o.Every, minEvery, maxEvery)
+	}
+	if len(o.Devices) > MaxDevices {
+		return nil, tooMany("devices", len(o.Devices), MaxDevices)
+	}
+	if len(o.Types) > MaxTypes {
+		return nil, tooMany("types", len(o.Types), MaxTypes)
 	}
 	o.Filter = o.tidy()
 	kinds, err := o.kindBits()
@@ -90,6 +97,10 @@ func (h *Hub) Join(ctx context.Context, o Options) (*Viewer, error) {
 		h.stats.Unresumable.Add(1)
 	}
 	return v, nil
+}
+
+func tooMany(what string, n, most int) error {
+	return signalbox.Errorf(signalbox.KindInvalid, "too_many_"+what, "%d %s are named; a viewer may name %d at most: leave %s out to see all, or watch in several streams", n, what, most, what)
 }
 
 // returns finds out what to do with a viewer's cursor.
@@ -137,6 +148,10 @@ func (h *Hub) join(v *Viewer, kinds uint8) error {
 		h.stats.Refused.Add(1)
 		return signalbox.Errorf(signalbox.KindLimited, "too_many_viewers", "%d viewers watch already; no more are allowed at a time (live.viewers)", h.viewers)
 	}
+	if n := h.of[v.opts.By]; v.opts.By != "" && n >= h.cfg.PerUser {
+		h.stats.RefusedPerUser.Add(1)
+		return signalbox.Errorf(signalbox.KindLimited, "too_many_own_viewers", "%s watches %d times already; so often one user or token may at a time (live.viewers_per_user)", v.opts.By, n)
+	}
 	if h.viewers == 0 {
 		h.watched.Store(true) // before the log is asked: what comes behind head is on the bus
 		h.at = max(h.at, h.log.Head())
@@ -157,14 +172,17 @@ func (h *Hub) join(v *Viewer, kinds uint8) error {
 		if g.filter.Every > 0 {
 			g.thin = newThinner(g.filter.Every)
 		}
-		if h.index.crowded(g, h.cfg.Choices) {
-			h.stats.Refused.Add(1)
-			return signalbox.Errorf(signalbox.KindLimited, "too_many_choices", "with this one, more than %d different choices of fields or every would hear the same devices, each %d fields counting for one, which is too much work: choose what another viewer has chosen, no fields and no every, or other devices", h.cfg.Choices, fieldsAChoice)
+		if err := h.crowded(g, v.opts.By); err != nil {
+			h.watched.Store(h.viewers > 0)
+			return err
 		}
 		h.index.put(g)
 		h.stats.Groups.Store(int64(len(h.index.groups)))
 	}
 	h.viewers++
+	if v.opts.By != "" {
+		h.of[v.opts.By]++
+	}
 	h.stats.Viewers.Store(int64(h.viewers))
 	v.group, v.place = g, len(g.viewers)
 	g.viewers = append(g.viewers, v)
@@ -182,6 +200,21 @@ func (h *Hub) join(v *Viewer, kinds uint8) error {
 	v.last, v.from = at, at
 	v.told.until = at
 	return nil
+}
+
+// crowded refuses a new group of by's that would be one too many.
+func (h *Hub) crowded(g *group, by string) error {
+	all, own := h.index.crowded(g, by, h.cfg.Choices)
+	switch {
+	case all:
+		h.stats.Refused.Add(1)
+		return signalbox.Errorf(signalbox.KindLimited, "too_many_choices", "with this one, more than %d different choices of fields or every (live.choices) would hear the same devices, each %d fields counting for one, which is too much work: choose what another viewer has chosen, no fields and no every, or other devices", h.cfg.Choices, fieldsAChoice)
+	case own:
+		h.stats.RefusedPerUser.Add(1)
+		return signalbox.Errorf(signalbox.KindLimited, "too_many_choices", "with this one, %s would have more than half of the %d different choices of fields or every (live.choices) that may hear the same devices, each %d fields counting for one: choose what is chosen already, no fields and no every, or other devices", by, h.cfg.Choices, fieldsAChoice)
+	default:
+		return nil
+	}
 }
 
 // Close ends watching. It waits for what the viewer has under way.
@@ -208,6 +241,11 @@ func (v *Viewer) Close() {
 		h.stats.Groups.Store(int64(len(h.index.groups)))
 	}
 	h.viewers--
+	if by := v.opts.By; h.of[by] > 1 {
+		h.of[by]--
+	} else {
+		delete(h.of, by)
+	}
 	h.stats.Viewers.Store(int64(h.viewers))
 	if h.viewers == 0 {
 		h.watched.Store(false)

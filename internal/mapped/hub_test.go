@@ -20,7 +20,7 @@ import (
 	"signalbox/internal/store"
 )
 
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // hub is a Map over real parts, but for the command road.
 type hub struct {
@@ -100,6 +100,17 @@ func (l *link) all() string {
 // open makes a hub whose database is in dir.
 func open(tb testing.TB, dir string, cfg mapped.Config) *hub {
 	tb.Helper()
+	h := openStill(tb, dir, cfg)
+	run, cancel := context.WithCancel(context.Background())
+	var parts sync.WaitGroup
+	parts.Go(func() { _ = h.log.Run(run, patience) })
+	tb.Cleanup(func() { cancel(); parts.Wait() })
+	return h
+}
+
+// openStill makes a hub whose log does not run: nothing is committed.
+func openStill(tb testing.TB, dir string, cfg mapped.Config) *hub {
+	tb.Helper()
 	ctx := context.Background()
 	st, err := store.Open(ctx, store.Config{Dir: dir})
 	if err != nil {
@@ -119,10 +130,7 @@ func open(tb testing.TB, dir string, cfg mapped.Config) *hub {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	run, cancel := context.WithCancel(ctx)
-	var parts sync.WaitGroup
-	parts.Go(func() { _ = h.log.Run(run, patience) })
-	tb.Cleanup(func() { cancel(); parts.Wait(); _ = st.Close() })
+	tb.Cleanup(func() { _ = st.Close() })
 	if err := h.m.Prepare(ctx); err != nil {
 		tb.Fatal(err)
 	}

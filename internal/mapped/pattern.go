@@ -128,8 +128,11 @@ func newFieldPattern(text string, count int) (*fieldPattern, error) {
 		return nil, invalid("the field %.40q is not valid UTF-8 or has more than %d bytes", text, maxField)
 	}
 	p, err := parsePattern("field", text, count)
+	if err == nil {
+		err = signalbox.CheckField("field", text)
+	}
 	if err != nil {
-		return nil, err
+		return nil, invalid("%s", err)
 	}
 	f := &fieldPattern{pattern: *p}
 	if p.fixed() {

@@ -38,7 +38,7 @@ func openLog(t *testing.T, where store.Config, cfg history.Config) *history.Log 
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var work sync.WaitGroup
 	work.Go(func() {
-		if err := log.Run(ctx, time.Second); err != nil {
+		if err := log.Run(ctx, 30*time.Second); err != nil {
 			t.Error(err)
 		}
 	})

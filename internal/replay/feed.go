@@ -19,7 +19,7 @@ const (
 	batchBytes   = 256 << 10
 	// parkAfter is how long a reader waits for room in its queue, or reads at a stretch when
 	// others wait for their turn, before it lets go of history; it reads on when half of the
-	// queue is empty. parkSoon is the first of these when others wait.
+	// queue is empty. parkSoon is the first of these when others wait, or begin to.
 	parkAfter = time.Second
 	parkSoon  = 50 * time.Millisecond
 )
@@ -184,12 +184,8 @@ func (f *feed) scan(ctx context.Context, current **batch) error {
 
 // offer puts a full batch into the queue, or says that it is time to let go.
 func (f *feed) offer(ctx context.Context, b *batch, began time.Time) error {
-	patience := parkAfter
-	if f.m.waiting.Load() > 0 {
-		if time.Since(began) > parkAfter {
-			return errPark
-		}
-		patience = parkSoon
+	if f.m.waiting.Load() > 0 && time.Since(began) > parkAfter {
+		return errPark
 	}
 	b.seal()
 	select {
@@ -197,15 +193,20 @@ func (f *feed) offer(ctx context.Context, b *batch, began time.Time) error {
 		return nil
 	default:
 	}
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case f.out <- b:
-		return nil
-	case <-timer.C:
-		return errPark
-	case <-ctx.Done():
-		return ctx.Err()
+	full := time.Now()
+	look := time.NewTicker(parkSoon)
+	defer look.Stop()
+	for {
+		select {
+		case f.out <- b:
+			return nil
+		case <-look.C:
+			if f.m.waiting.Load() > 0 || time.Since(full) >= parkAfter {
+				return errPark
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

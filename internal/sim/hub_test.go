@@ -15,7 +15,7 @@ import (
 )
 
 // patience bounds every wait of the tests.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // fakeHub is just enough of a hub to talk to: it knows one secret, keeps what is sent and says saved when told to.
 type fakeHub struct {

@@ -80,7 +80,7 @@ func (s *sending) step(w *worker) (int, bool, error) {
 		return -1, s.waiting == 0, nil
 	}
 	now := time.Now()
-	if s.l.Duration > 0 && now.Sub(s.start) >= s.l.Duration || s.l.Messages > 0 && s.unfinished <= 0 {
+	if s.l.Duration > 0 && s.writes > 0 && now.Sub(s.start) >= s.l.Duration || s.l.Messages > 0 && s.unfinished <= 0 {
 		s.finish(w, now)
 		return 0, false, nil
 	}

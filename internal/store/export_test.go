@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"regexp"
 	"strings"
+	"time"
 )
 
 // Numbered and Upserts are the translations of statements.
@@ -39,6 +40,15 @@ func Migration(s *Store) ([]string, error) {
 		}
 	}
 	return all, nil
+}
+
+// AskFor changes for how long a commit asks for its outcome.
+func AskFor(s *Store, d time.Duration) {
+	if e, ok := s.engine.(*server); ok {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		e.askFor = d
+	}
 }
 
 // Watch does what the background does from time to time.

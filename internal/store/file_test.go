@@ -139,21 +139,16 @@ func TestLongReaderHoldsNobodyUp(t *testing.T) {
 	}
 	defer rows.Close()
 	seen := 0
-	var worst time.Duration
 	until := time.Now().Add(time.Second)
 	for rows.Next() {
 		seen++
 		for i := 0; i < 5 || seen == 1 && time.Now().Before(until); i++ {
-			began := time.Now()
+			// The reader does not go on before this has ended: a writer that waited for it would give up.
 			setMeta(t, s, fmt.Sprint("during", seen, "-", i), strings.Repeat("x", 20<<10))
-			worst = max(worst, time.Since(began))
 		}
 	}
 	if err := rows.Err(); err != nil || seen != 10 {
 		t.Errorf("the reader saw %d rows, want the 10 of its snapshot (%v)", seen, err)
-	}
-	if worst > 5*time.Second { // below the 10 s for which a connection waits for another's lock
-		t.Errorf("a write beside a reader took %s", worst)
 	}
 }
 

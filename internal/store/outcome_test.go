@@ -87,7 +87,7 @@ func testThen(t *testing.T, kind storetest.Kind) {
 	}
 }
 
-// TestOutcomeAfterAMoment: a server that is back within a second leaves no doubt.
+// TestOutcomeAfterAMoment: a server that is back while a commit asks for its outcome leaves no doubt.
 func TestOutcomeAfterAMoment(t *testing.T) { eachServer(t, testOutcomeAfterAMoment) }
 
 func testOutcomeAfterAMoment(t *testing.T, kind storetest.Kind) {
@@ -95,6 +95,7 @@ func testOutcomeAfterAMoment(t *testing.T, kind storetest.Kind) {
 	db := storetest.New(t, kind)
 	p := storetest.NewProxy(t, db)
 	st := db.Open(t, through(db, p)).Store
+	store.AskFor(st, patience)
 	for i, after := range []bool{false, true} {
 		p.Order(storetest.Cut{Text: "COMMIT", After: after, Refuse: true})
 		refused := p.Refusals()

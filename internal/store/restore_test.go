@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"signalbox"
 	"signalbox/internal/store"
@@ -28,22 +29,22 @@ func testRestoreRefuses(t *testing.T, db *storetest.Database) {
 	file := small(t)
 	st := db.Open(t, func(c *store.Config) { c.Logger = nil })
 	addPerson(t, st.Store, "ann")
-	try := func(code, says string) {
+	try := func(code, says string, wait time.Duration) {
 		t.Helper()
 		cfg := db.Config()
-		cfg.ConnectTimeout = 1e9
+		cfg.ConnectTimeout = wait
 		_, err := store.Restore(t.Context(), cfg, bytes.NewReader(file), store.RestoreOptions{})
 		if signalbox.KindOf(err) != signalbox.KindConflict || signalbox.CodeOf(err) != code || !strings.Contains(fmt.Sprint(err), says) {
 			t.Errorf("it gives %v, want %s", err, code)
 		}
 	}
 	if db.Server != nil {
-		try("store_in_use", "in use by another Signalbox")
+		try("store_in_use", "in use by another Signalbox", giveUp)
 	}
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
 	}
-	try("not_empty", "holds data already (table person)")
+	try("not_empty", "holds data already (table person)", patience)
 	if err := db.Open(t).CheckRestored(t.Context()); err != nil {
 		t.Error(err)
 	}

@@ -28,8 +28,8 @@ const (
 	idleReader = time.Minute
 	// lockPoll is how often a lock that another session holds is asked for.
 	lockPoll = 50 * time.Millisecond
-	// askFor is how long a commit whose connection broke asks the server for its outcome, every
-	// askPause, before the outcome is told as unknown. Others wait meanwhile.
+	// askFor is how long a commit whose connection broke asks the server for its outcome (see
+	// server.askFor), every askPause, before the outcome is told as unknown. Others wait meanwhile.
 	askFor   = time.Second
 	askPause = 100 * time.Millisecond
 	// markName is the row of table meta that each transaction of the writer changes.
@@ -68,6 +68,7 @@ type server struct {
 	s       *Store
 	d       dialect
 	to      target
+	askFor  time.Duration
 	db      *sql.DB // of the writer: one connection, lent to the store
 	token   string
 	seq     int64 // of the latest transaction that was begun
@@ -85,7 +86,7 @@ func newServer(s *Store) (*server, error) {
 	if to.password == "" {
 		to.password = s.cfg.Password
 	}
-	e := &server{s: s, to: to, token: rand.Text()}
+	e := &server{s: s, to: to, askFor: askFor, token: rand.Text()}
 	if to.postgres() {
 		e.d = &postgres{e}
 	} else {
@@ -326,7 +327,7 @@ func (e *server) commit(ctx context.Context) error {
 	u := &UnknownOutcome{seq: e.seq, cause: err}
 	e.unknown = u
 	e.drop()
-	until := time.Now().Add(askFor)
+	until := time.Now().Add(e.askFor)
 	for {
 		again := e.connect(ctx)
 		if u.known {

@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"signalbox"
 	"signalbox/internal/store"
@@ -78,7 +77,7 @@ func testTLS(t *testing.T, kind storetest.Kind) {
 	}
 	for _, tt := range tests[kind] {
 		t.Run(tt.name, func(t *testing.T) {
-			cfg := store.Config{URL: tt.db.URL() + "?" + tt.options.Encode(), ConnectTimeout: 5 * time.Second}
+			cfg := store.Config{URL: tt.db.URL() + "?" + tt.options.Encode(), ConnectTimeout: patience}
 			st, err := store.Open(t.Context(), cfg)
 			if err == nil {
 				defer func() {

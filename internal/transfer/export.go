@@ -61,6 +61,9 @@ func Prepare(ctx context.Context, past Past, q ExportQuery) (*Export, error) {
 		return nil, signalbox.Errorf(signalbox.KindInvalid, "invalid_range", "from %s is not before to %s", q.From.Format(time.RFC3339), q.To.Format(time.RFC3339))
 	}
 	for i, f := range q.Fields {
+		if err := signalbox.CheckField("field", f); err != nil {
+			return nil, signalbox.Errorf(signalbox.KindInvalid, "invalid_fields", "%s", err)
+		}
 		if slices.Contains(q.Fields[:i], f) {
 			return nil, signalbox.Errorf(signalbox.KindInvalid, "invalid_fields", "the field %q is named twice", cutShort(f))
 		}

@@ -35,7 +35,7 @@ func newHub(t testing.TB, names ...string) *hub {
 	must(t, log.Restore(ctx, 0, func(*signalbox.Entry) error { return nil }))
 	running, end := context.WithCancel(ctx)
 	var done sync.WaitGroup
-	done.Go(func() { _ = log.Run(running, time.Second) })
+	done.Go(func() { _ = log.Run(running, 30*time.Second) })
 	t.Cleanup(func() {
 		end()
 		done.Wait()

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"os"
@@ -26,6 +28,14 @@ const (
 
 	startTimeout = 60 * time.Second
 	startTries   = 3
+
+	// Servers listen on ports from firstPort on, ports in all: below those that systems choose for
+	// connections, of which one could have a server's port while it is stopped.
+	firstPort, ports = 20_000, 12_000
+	// portTries is how many of them are tried.
+	portTries = 100
+	// connectTimeout is for stores, on machines that have much else to do.
+	connectTimeout = 30 * time.Second
 )
 
 // A Server is a running database server.
@@ -33,6 +43,7 @@ type Server struct {
 	Kind    Kind
 	dir     string
 	port    int
+	claim   io.Closer // keeps other test binaries from the port, also while the server is stopped
 	options []string
 	process *process
 }
@@ -89,29 +100,39 @@ func (f *fleet) tryStart(kind Kind, options []string) (*Server, error) {
 	}
 	for try := 1; ; try++ {
 		var err error
-		if s.port, err = freePort(); err != nil {
+		if s.port, s.claim, err = claimPort(); err != nil {
 			return s, err
 		}
 		if err = s.launch(); err == nil {
 			f.running[s] = true
 			return s, nil
 		}
-		if try == startTries { // somebody else may have taken the port
+		if err = errors.Join(err, s.claim.Close()); try == startTries { // somebody else may have taken the port
 			return s, err
 		}
 	}
 }
 
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // ends at once
-	if err != nil {
-		return 0, err
+// claimPort finds a port on which nobody listens. The servers speak TCP; who has the UDP port of
+// the same number has a claim to it among test binaries.
+func claimPort() (port int, claim io.Closer, err error) {
+	for range portTries {
+		port = firstPort + rand.IntN(ports)
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+		var held net.PacketConn
+		if held, err = net.ListenPacket("udp", addr); err != nil { //nolint:noctx // ends at once
+			continue
+		}
+		var l net.Listener
+		if l, err = net.Listen("tcp", addr); err == nil { //nolint:noctx // ends at once
+			err = l.Close()
+		}
+		if err == nil {
+			return port, held, nil
+		}
+		_ = held.Close() // another is tried
 	}
-	address, ok := l.Addr().(*net.TCPAddr)
-	if !ok {
-		return 0, errors.Join(errors.New("a listener without an address"), l.Close())
-	}
-	return address.Port, l.Close()
+	return 0, nil, fmt.Errorf("no port is free: %w", err)
 }
 
 // program finds a server's program, in Debian's places too.
@@ -247,7 +268,12 @@ func (s *Server) answers(pool *sql.DB) error {
 	for {
 		err := pool.PingContext(ctx)
 		if err == nil {
-			return nil
+			select {
+			case <-s.process.ended:
+				return errors.New("it ended at once, and another one answers")
+			default:
+				return nil
+			}
 		}
 		select {
 		case <-ctx.Done():

@@ -53,12 +53,12 @@ func New(tb testing.TB, kind Kind) *Database {
 	return shared(tb, kind).NewDatabase(tb)
 }
 
-// Config says where the database is; it holds nothing else.
+// Config says where the database is; it holds nothing else but, for a server, much time to connect.
 func (db *Database) Config() store.Config {
 	if db.Server == nil {
 		return store.Config{Dir: db.dir}
 	}
-	return store.Config{URL: db.URL()}
+	return store.Config{URL: db.URL(), ConnectTimeout: connectTimeout}
 }
 
 // URL is the address of a database on a server.
@@ -199,7 +199,7 @@ func (f *fleet) end(status int) int {
 	defer f.mu.Unlock()
 	var errs []error
 	for s := range f.running {
-		errs = append(errs, s.process.end())
+		errs = append(errs, s.process.end(), s.claim.Close())
 	}
 	if f.root != "" {
 		errs = append(errs, os.RemoveAll(f.root))
@@ -233,7 +233,7 @@ func Start(tb testing.TB, kind Kind, options ...string) *Server {
 		binary.mu.Lock()
 		delete(binary.running, s)
 		binary.mu.Unlock()
-		if err := errors.Join(s.process.end(), os.RemoveAll(s.dir)); err != nil {
+		if err := errors.Join(s.process.end(), s.claim.Close(), os.RemoveAll(s.dir)); err != nil {
 			tb.Error(err)
 		}
 	})
