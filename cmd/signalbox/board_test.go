@@ -35,8 +35,26 @@ func (h *hub) dial(from string) net.Conn {
 	conn, err := d.DialContext(h.t.Context(), "tcp", h.addresses.Devices)
 	must(h.t, err)
 	h.t.Cleanup(func() { _ = conn.Close() })
-	must(h.t, conn.SetDeadline(time.Now().Add(2*patience))) // a test has many waits
-	return conn
+	return patient{conn}
+}
+
+// patient bounds each read and each write of a connection by itself: a test has many of them.
+type patient struct{ net.Conn }
+
+// Read implements io.Reader.
+func (p patient) Read(b []byte) (int, error) {
+	if err := p.SetReadDeadline(time.Now().Add(muchPatience)); err != nil {
+		return 0, err
+	}
+	return p.Conn.Read(b)
+}
+
+// Write implements io.Writer.
+func (p patient) Write(b []byte) (int, error) {
+	if err := p.SetWriteDeadline(time.Now().Add(muchPatience)); err != nil {
+		return 0, err
+	}
+	return p.Conn.Write(b)
 }
 
 // connect opens a WebSocket that nobody has logged in on.
@@ -231,7 +249,7 @@ func (h *hub) stream(query string) <-chan string {
 // awaitEvent reads events until one is as wanted.
 func awaitEvent(t *testing.T, events <-chan string, what string, ok func(data string) bool) {
 	t.Helper()
-	limit := time.NewTimer(patience)
+	limit := time.NewTimer(muchPatience)
 	defer limit.Stop()
 	for {
 		select {

@@ -211,7 +211,8 @@ func TestSendWatchHistory(t *testing.T) {
 
 	answered := board.answer(`{"type":"result","id":%q,"ok":true,"value":90}`)
 	var c sent
-	decode(t, done(t, "", with("send", "esp01", "servo1", "90", "--wait", "20s", "--json")...), &c)
+	var list []sent
+	decode(t, done(t, "", with("send", "esp01", "servo1", "90", "--wait", "2m", "--json")...), &c)
 	must(t, <-answered)
 	if c.State != "succeeded" || string(c.Result) != "90" {
 		t.Errorf("the command is %+v", c)
@@ -220,10 +221,20 @@ func TestSendWatchHistory(t *testing.T) {
 		return strings.Contains(line, `"kind":"command"`) && strings.Contains(line, c.ID) && strings.Contains(line, `"state":"succeeded"`)
 	})
 	answered = board.answer(`{"type":"result","id":%q,"ok":false,"error":"jammed"}`)
-	if _, stderr, code := run(t, "", with("send", "esp01", "servo1", "-90", "--wait")...); code != 6 || !strings.Contains(stderr, "jammed") {
+	if _, stderr, code := run(t, "", with("send", "esp01", "servo1", "-90", "--wait", "2m")...); code != 6 || !strings.Contains(stderr, "jammed") {
 		t.Errorf("a command that failed ended with code %d: %s", code, stderr)
 	}
 	must(t, <-answered)
+	decode(t, done(t, "", with("command", "list", "esp01", "--json")...), &list)
+	if len(list) != 2 || list[0].State != "failed" || list[0].Error != "jammed" || list[1].ID != c.ID || list[1].State != "succeeded" {
+		t.Errorf("the commands of the device are %+v", list)
+	}
+	out := strings.Split(done(t, "", with("command", "show", c.ID)...), "\n")
+	for i, line := range []string{"ID", "Device", "Command", "Value", "State", "Made", "Made by", "Sent", "Delivered", "Ended", "Protocol", "Answer"} {
+		if i >= len(out) || !strings.HasPrefix(out[i], line+" ") {
+			t.Fatalf("the command is shown as %q; line %d should begin with %s", out, i+1, line)
+		}
+	}
 
 	v1 := h.login1("v1")
 	decode(t, done(t, "", with("send", "v1", "restart", "--wait", "--json")...), &c)
@@ -231,7 +242,7 @@ func TestSendWatchHistory(t *testing.T) {
 		t.Errorf("version 1 got %s; the command is %+v", got, c)
 	}
 
-	out := strings.Split(strings.TrimSpace(done(t, "", with("history", "esp01", "--last", "2", "--json")...)), "\n")
+	out = strings.Split(strings.TrimSpace(done(t, "", with("history", "esp01", "--last", "2", "--json")...)), "\n")
 	if len(out) != 2 || !strings.Contains(out[1], `{"type":"telemetry","seq":4,"n":4}`) {
 		t.Errorf("the history is %q", out)
 	}

@@ -44,10 +44,10 @@ func TestOriginal(t *testing.T) {
 	}
 	operator := child(t, python, "testdata/operator_script.py", "http://"+h.addresses.HTTP)
 	operator.start()
-	if code := operator.wait(patience); code != 0 {
+	if code := operator.wait(muchPatience); code != 0 {
 		t.Errorf("the operator's script ended with code %d", code)
 	}
-	if code := dev.wait(patience); code != 0 {
+	if code := dev.wait(muchPatience); code != 0 {
 		t.Errorf("the device ended with code %d", code)
 	}
 	h.awaitPresence("esp01", "offline")

@@ -23,7 +23,7 @@ func TestKillHistory(t *testing.T) {
 	dir := t.TempDir()
 	p := command(t, "bench", "survive", "--variants", "history", "--rounds", "3", "--duration", "700ms", "--dir", dir, "--json")
 	p.start()
-	if code := p.wait(4 * patience); code != 0 {
+	if code := p.wait(muchPatience); code != 0 {
 		t.Fatalf("the measurement ended with code %d", code)
 	}
 	var report struct {
@@ -61,7 +61,7 @@ func TestKillSealing(t *testing.T) {
 	some := regexp.MustCompile(`signalbox_history_chunk_messages_total [1-9]`)
 	for round := range rounds {
 		runFor(t, h, senders, devices*2048, func() { // each seals once or twice
-			await(t, patience, "a chunk of this round is on disk", func() bool {
+			await(t, muchPatience, "a chunk of this round is on disk", func() bool {
 				_, metrics := h.open("/metrics")
 				return some.MatchString(metrics)
 			})
@@ -77,7 +77,7 @@ func TestKillSealing(t *testing.T) {
 	}
 }
 
-// openDatabase opens the database of a hub that is not running.
+// openDatabase opens the database of a hub, which may be running.
 func openDatabase(t *testing.T, dir string) *sql.DB {
 	t.Helper()
 	db, err := sql.Open("sqlite", filepath.Join(dir, "signalbox.db"))
@@ -179,7 +179,7 @@ func TestFullDiskSealing(t *testing.T) {
 	b, _ := h.login2(s.name, "first")
 	running := s.begin(b)
 	h.awaitReady("the disk is full", http.StatusServiceUnavailable, "full")
-	await(t, patience, "the device is told", s.told.Load)
+	await(t, muchPatience, "the device is told", s.told.Load)
 	if s.saved.Load() == 0 {
 		t.Error("nothing was acknowledged before the disk was full")
 	}

@@ -1,8 +1,10 @@
 package main_test
 
 import (
+	"bufio"
 	"database/sql"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -20,7 +22,7 @@ func TestFewOpenFiles(t *testing.T) {
 	t.Parallel()
 	path, err := program()
 	must(t, err)
-	dir := dataDir(t, "")
+	dir := dataDir(t, "devices:\n  handshake_timeout: 10m\n") // no connection ends by itself
 	limited := []string{"-c", `ulimit -Sn 100 && ulimit -Hn 300 && exec "$0" "$@"`, path}
 	h := startAs(t, dir, child(t, "/bin/sh", append(limited, serveArgs(dir)...)...))
 	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", h.cmd.Process.Pid))
@@ -64,26 +66,30 @@ func TestHTTPConnectionsOfAnAddress(t *testing.T) {
 	h := startHub(t, dataDir(t, "http:\n  connections_per_address: 3\n"))
 	var held []net.Conn
 	for range 3 {
-		d := net.Dialer{Timeout: patience}
-		conn, err := d.DialContext(t.Context(), "tcp", h.addresses.HTTP)
+		conn := h.dialHTTP()
+		_, err := io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: hub\r\n\r\n")
 		must(t, err)
-		defer conn.Close()
+		answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		must(t, err)
+		must(t, answer.Body.Close())
+		if answer.StatusCode != http.StatusOK {
+			t.Fatalf("a connection that is allowed was answered with %d", answer.StatusCode)
+		}
 		held = append(held, conn)
 	}
-	await(t, patience, "a further one is refused", func() bool {
-		status, answer := h.open("/healthz")
-		return status == http.StatusTooManyRequests && strings.Contains(answer, "too_many_connections")
-	})
+	if status, answer := h.open("/healthz"); status != http.StatusTooManyRequests || !strings.Contains(answer, "too_many_connections") {
+		t.Errorf("a further one was answered with %d: %s", status, answer)
+	}
 	for _, conn := range held {
 		must(t, conn.Close())
 	}
 	await(t, patience, "there is room again", func() bool {
-		status, _ := h.open("/healthz")
+		status, metrics := h.open("/metrics")
+		if status == http.StatusOK && !regexp.MustCompile(`signalbox_http_refused_address_limit_total [1-9]`).MatchString(metrics) {
+			t.Fatal("the refused connections were not counted")
+		}
 		return status == http.StatusOK
 	})
-	if _, metrics := h.open("/metrics"); !regexp.MustCompile(`signalbox_http_refused_address_limit_total [1-9]`).MatchString(metrics) {
-		t.Error("the refused connections were not counted")
-	}
 }
 
 // TestClockWasAhead begins with a log whose last entry was received a day ahead.

@@ -29,6 +29,8 @@ import (
 const (
 	// patience bounds each wait; what it waits for takes milliseconds as a rule.
 	patience = 30 * time.Second
+	// muchPatience bounds those for what takes seconds.
+	muchPatience = 10 * patience
 	// adminPassword is the first password of admin in all hubs of these tests.
 	adminPassword = "correct horse"
 	// raceExit is the exit code of a hub in which the race detector found something.
@@ -37,6 +39,12 @@ const (
 
 // binaryVariable hands the built program to this test running in a namespace of its own.
 const binaryVariable = "SIGNALBOX_TEST_BINARY"
+
+// Settings that a test which is about them sets for its own hub.
+const (
+	shutdownTimeout = "SIGNALBOX_SHUTDOWN_TIMEOUT"
+	pingInterval    = "SIGNALBOX_DEVICES_PING_INTERVAL"
+)
 
 var (
 	buildDir string
@@ -138,8 +146,16 @@ func child(t *testing.T, path string, args ...string) *process {
 	p.cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir(), "LANG=C.UTF-8", "TZ=UTC", "PYTHONDONTWRITEBYTECODE=1",
 		"SIGNALBOX_ADMIN_PASSWORD=" + adminPassword, fmt.Sprintf("GORACE=halt_on_error=1 atexit_sleep_ms=0 exitcode=%d", raceExit),
+		// However slow the machine is, no test meets a limit of time that it is not about.
+		shutdownTimeout + "=2m", pingInterval + "=10m", "SIGNALBOX_DEVICES_AUTH_TIMEOUT=10m",
 	}
 	p.cmd.WaitDelay = patience
+	return p
+}
+
+// with sets a variable of the environment and gives p.
+func (p *process) with(name, value string) *process {
+	p.cmd.Env = append(p.cmd.Env, name+"="+value) // the last one counts
 	return p
 }
 
@@ -214,7 +230,7 @@ func run(t *testing.T, stdin string, args ...string) (stdout, stderr string, cod
 	p := command(t, args...)
 	p.cmd.Stdin, p.quiet = strings.NewReader(stdin), true
 	p.start()
-	code = p.wait(patience)
+	code = p.wait(muchPatience)
 	return p.stdout.String(), p.stderr.String(), code
 }
 
@@ -265,7 +281,7 @@ func startAs(t *testing.T, dir string, p *process) *hub {
 	}
 	h := &hub{dir: dir, process: p}
 	h.start()
-	await(t, patience, "the hub has written addresses.json", func() bool {
+	await(t, muchPatience, "the hub has written addresses.json", func() bool {
 		select {
 		case <-h.ended:
 			t.Fatalf("the hub ended with code %d: %s", h.cmd.ProcessState.ExitCode(), h.stderr.String())
@@ -275,7 +291,7 @@ func startAs(t *testing.T, dir string, p *process) *hub {
 		return err == nil && json.Unmarshal(body, &h.addresses) == nil
 	})
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return dialSocket(ctx, dir) }}
-	h.local = &http.Client{Transport: transport, Timeout: patience}
+	h.local = &http.Client{Transport: transport, Timeout: muchPatience}
 	t.Cleanup(transport.CloseIdleConnections)
 	return h
 }
@@ -304,7 +320,7 @@ func (h *hub) stop() {
 	h.t.Helper()
 	h.local.CloseIdleConnections()
 	h.signal(syscall.SIGTERM)
-	if code := h.wait(patience); code != 0 {
+	if code := h.wait(muchPatience); code != 0 {
 		h.t.Fatalf("the hub ended with code %d", code)
 	}
 }
@@ -371,7 +387,7 @@ func (h *hub) open(path string) (status int, answer string) {
 // for the message.
 func (h *hub) awaitReady(what string, status int, says string) {
 	h.t.Helper()
-	await(h.t, patience, "/readyz says that "+what, func() bool {
+	await(h.t, muchPatience, "/readyz says that "+what, func() bool {
 		got, body := h.open("/readyz")
 		return got == status && strings.Contains(body, says)
 	})

@@ -40,7 +40,7 @@ func TestMQTTClients(t *testing.T) {
 	pub(0, "-t", "Environ/Temperature", "-m", "25.8 °C")
 	pub(0, "-V", "5", "-u", "esp01", "-P", secretOf("esp01"), "-t", "signalbox/esp01/telemetry", "-m", `{"temp":19.0}`, "-q", "2")
 	pub(4, "-V", "311", "-t", "elsewhere", "-u", "esp01", "-P", "wrong", "-m", "x")
-	if code := sub.wait(patience); code != 0 {
+	if code := sub.wait(muchPatience); code != 0 {
 		t.Errorf("mosquitto_sub ended with code %d: %s", code, sub.stderr.String())
 	}
 	for _, line := range []string{`signalbox/env01/telemetry {"temp":25.8}`, `signalbox/esp01/telemetry {"temp":19.0}`} {

@@ -22,21 +22,26 @@ func TestWrongPassword(t *testing.T) {
 	live.report()
 	live.awaitSaved()
 
-	before := h.cpu()
-	began := time.Now()
-	for i := range 200 {
-		b := h.connect([]string{"127.0.0.1", "127.0.0.2"}[i%2])
-		b.text(`{"type":"auth","name":"esp01","password":"wrong"}`)
-		if got, _, err := b.read(); err != nil || got != refused {
-			t.Fatalf("try %d was answered with %q, %v", i, got, err)
+	try := func(frame, want string) (spent time.Duration) {
+		t.Helper()
+		before := h.cpu()
+		for i := range 200 {
+			b := h.connect([]string{"127.0.0.1", "127.0.0.2"}[i%2])
+			b.text(frame)
+			if got, _, err := b.read(); err != nil || got != want {
+				t.Fatalf("try %d was answered with %q, %v", i, got, err)
+			}
+			if closed := b.closing(); closed != "1000" {
+				t.Fatalf("try %d was closed with %q", i, closed)
+			}
 		}
-		if closed := b.closing(); closed != "1000" {
-			t.Fatalf("try %d was closed with %q", i, closed)
-		}
+		return h.cpu() - before
 	}
-	t.Logf("200 tries took %v and %v of the hub's processor time", time.Since(began), h.cpu()-before)
-	if spent := h.cpu() - before; spent > 2*time.Second {
-		t.Errorf("200 tries cost the hub %v of processor time", spent)
+	unasked := try(`{"type":"telemetry"}`, `{"error": "auth_required"}`)
+	spent := try(`{"type":"auth","name":"esp01","password":"wrong"}`, refused)
+	t.Logf("200 tries cost %v of the hub's processor time, as many connections without one %v", spent, unasked)
+	if spent > 5*unasked+500*time.Millisecond {
+		t.Errorf("200 tries cost the hub %v of processor time, as many connections without one %v", spent, unasked)
 	}
 
 	live.report()
@@ -49,12 +54,8 @@ func TestWrongPassword(t *testing.T) {
 		t.Errorf("the device is %s", d.Presence)
 	}
 
-	// The board restarts: its address is known, so nothing delays it.
-	began = time.Now()
+	// The board restarts: its address is known, so it is not refused as one that has to wait.
 	again, _ := h.login2("esp01", "")
-	if took := time.Since(began); took > time.Second {
-		t.Errorf("the right password took %v after all the wrong ones", took)
-	}
 	again.report()
 	again.awaitSaved()
 }
@@ -112,8 +113,9 @@ func TestNewestWins(t *testing.T) {
 // power was cut. It is found within the ping budget; one that answers stays.
 func TestHalfOpen(t *testing.T) {
 	t.Parallel()
-	const interval, misses = time.Second, 2
-	h := startHub(t, dataDir(t, fmt.Sprintf("devices:\n  ping_interval: %v\n  ping_misses: %d\n", interval, misses)))
+	const interval, misses = 2 * time.Second, 5 // time enough for the one that answers
+	dir := dataDir(t, fmt.Sprintf("devices:\n  ping_misses: %d\n", misses))
+	h := startAs(t, dir, command(t, serveArgs(dir)...).with(pingInterval, interval.String()))
 	h.add("dead", "idle")
 	events := h.stream("kind=presence&device=dead")
 	idle, _ := h.login2("idle", "")
@@ -127,8 +129,8 @@ func TestHalfOpen(t *testing.T) {
 		<-answering
 	}()
 
-	h.login1("dead")
 	began := time.Now()
+	h.login1("dead")
 	awaitEvent(t, events, "the dead device is offline", func(data string) bool {
 		if !strings.Contains(data, `"presence":"offline"`) {
 			return false
@@ -138,10 +140,10 @@ func TestHalfOpen(t *testing.T) {
 		}
 		return true
 	})
-	const budget, margin = (misses + 1) * interval, 2 * time.Second
+	const budget, margin = (misses + 1) * interval, patience
 	took := time.Since(began)
 	t.Logf("found after %v", took)
-	if took > budget+margin || took < interval {
+	if took > budget+margin || took < misses*interval {
 		t.Errorf("the dead device was found after %v; the budget is %v", took, budget)
 	}
 	if d := h.device("dead"); d.Presence != "offline" || d.Status != "offline" {

@@ -165,7 +165,7 @@ func testServerLost(t *testing.T, kind storetest.Kind) {
 	more := func(what string, n uint64) {
 		t.Helper()
 		before := senders[0].saved.Load()
-		await(t, patience, "more is acknowledged "+what, func() bool { return senders[0].saved.Load() >= before+n })
+		await(t, muchPatience, "more is acknowledged "+what, func() bool { return senders[0].saved.Load() >= before+n })
 	}
 	runFor(t, h, senders, 500, func() {
 		server.Kill(t)
@@ -248,12 +248,12 @@ func testKillMigration(t *testing.T, kind storetest.Kind) {
 	db := storetest.New(t, kind)
 	p := storetest.NewProxy(t, db)
 	dir := dataDir(t, onServer(db.URLAt(p)))
-	p.Delay(10 * time.Millisecond) // there is time to kill it
+	p.Delay(50 * time.Millisecond) // there is time to kill it: it asks more than 200 times
 	for round := range 3 {
 		until := p.Answers() + 15*(round+1)
 		hub := command(t, serveArgs(dir)...)
 		hub.start()
-		await(t, patience, "the server has been asked enough", func() bool { return p.Answers() >= until })
+		await(t, muchPatience, "the server has been asked enough", func() bool { return p.Answers() >= until })
 		must(t, hub.cmd.Process.Kill())
 		hub.wait(patience)
 		if _, err := os.Stat(filepath.Join(dir, "addresses.json")); err == nil {

@@ -16,6 +16,9 @@ import (
 	"signalbox/internal/store"
 )
 
+// patience is how long a test waits for what has to come.
+const patience = 30 * time.Second
+
 // testLog is a history.Appender that commits through the store. It can be held, filled
 // and broken.
 type testLog struct {
@@ -330,8 +333,8 @@ func (c *testConn) next(t *testing.T) signalbox.Command {
 	select {
 	case cmd := <-c.came:
 		return cmd
-	case <-time.After(10 * time.Second):
-		t.Fatal("nothing was delivered in 10 s")
+	case <-time.After(patience):
+		t.Fatalf("nothing was delivered in %s", patience)
 		return signalbox.Command{}
 	}
 }
@@ -487,6 +490,33 @@ func (g *rig) submit(req signalbox.CommandRequest) signalbox.Command {
 	return c
 }
 
+// giveUp submits a command while the log is held, and waits no longer once it is taken on.
+func (g *rig) giveUp(req signalbox.CommandRequest) error {
+	g.t.Helper()
+	ctx, cancel := context.WithCancel(g.t.Context())
+	defer cancel()
+	before := g.road.Stats().Submitted
+	outcome := make(chan error, 1)
+	go func() {
+		_, err := g.road.Submit(ctx, req)
+		outcome <- err
+	}()
+	deadline := time.After(patience)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for g.road.Stats().Submitted == before {
+		select {
+		case <-tick.C:
+		case err := <-outcome:
+			return err
+		case <-deadline:
+			g.t.Fatal("the command was not taken on")
+		}
+	}
+	cancel()
+	return <-outcome
+}
+
 func (g *rig) get(id string) signalbox.Command {
 	g.t.Helper()
 	c, err := g.road.Get(context.Background(), id)
@@ -504,7 +534,7 @@ func (g *rig) await(id string, want signalbox.CommandState) signalbox.Command {
 
 func (g *rig) until(id, what string, ok func(*signalbox.Command) bool) signalbox.Command {
 	g.t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -515,7 +545,7 @@ func (g *rig) until(id, what string, ok func(*signalbox.Command) bool) signalbox
 		select {
 		case <-tick.C:
 		case <-deadline:
-			g.t.Fatalf("the command is %+v after 10 s; want %s", c, what)
+			g.t.Fatalf("the command is %+v after %s; want %s", c, patience, what)
 		}
 	}
 }

@@ -107,7 +107,7 @@ func (c *fickle) Deliver(cmd *signalbox.Command) error {
 // awaitMissed waits until the road knows that a command did not go out.
 func awaitMissed(t *testing.T, g *rig) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(patience)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for g.road.Stats().Missed == 0 {

@@ -139,9 +139,19 @@ func TestHammer(t *testing.T) {
 		entries []signalbox.Entry
 		taken   sync.Map
 	)
+	count := func() (n int) {
+		taken.Range(func(any, any) bool { n++; return true })
+		return n
+	}
 	for life := range 3 {
-		ctx, cancel := context.WithTimeout(context.Background(), 700*time.Millisecond)
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		var all sync.WaitGroup
+		all.Go(func() { // a while, and until something has come of it
+			for began := time.Now(); ctx.Err() == nil && (time.Since(began) < 700*time.Millisecond || count() < 10*(life+1)); {
+				time.Sleep(10 * time.Millisecond)
+			}
+			cancel()
+		})
 		for _, d := range devices {
 			all.Go(func() { d.run(ctx) })
 		}
@@ -213,9 +223,9 @@ func hammerSubmit(ctx context.Context, g *rig, names []string, taken *sync.Map) 
 		if rand.IntN(4) == 0 {
 			req.IdempotencyKey, req.Value = fmt.Sprintf("%s %d", req.Name, rand.IntN(200)), nil
 		}
-		patience := 10 * time.Second
+		within := patience
 		if rand.IntN(4) == 0 {
-			patience = time.Millisecond
+			within = time.Millisecond
 		}
 		if rand.IntN(8) == 0 {
 			for _, o := range g.road.SubmitBulk(context.Background(), []signalbox.CommandRequest{req, req, req}) {
@@ -225,7 +235,7 @@ func hammerSubmit(ctx context.Context, g *rig, names []string, taken *sync.Map) 
 			}
 			continue
 		}
-		calm, cancel := context.WithTimeout(context.Background(), patience)
+		calm, cancel := context.WithTimeout(context.Background(), within)
 		c, err := g.road.Submit(calm, req)
 		cancel()
 		if err != nil {

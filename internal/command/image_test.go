@@ -58,7 +58,7 @@ func newLife(t *testing.T, dir string) *life {
 		}
 	})
 	logDone.Go(func() {
-		if err := l.log.Run(logCtx, 10*time.Second); err != nil {
+		if err := l.log.Run(logCtx, patience); err != nil {
 			t.Errorf("the log: %v", err)
 		}
 	})
@@ -181,11 +181,12 @@ func wantCheckpoint(t *testing.T, st Store, log Log) {
 }
 
 func TestPowerCut(t *testing.T) {
+	t.Parallel()
 	ack := func(l *life, s *session.Session, id string) { l.road.Ack(s, id) }
 	result := func(l *life, s *session.Session, id string) { l.road.Result(s, id, true, json.RawMessage(`7`), "") }
 	failed := func(l *life, s *session.Session, id string) { l.road.Result(s, id, false, nil, "no power") }
 	await := func(l *life, id string) { // the state in which it ends by itself
-		ctx, giveUp := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, giveUp := context.WithTimeout(context.Background(), patience)
 		defer giveUp()
 		if c, err := l.road.Wait(ctx, id); err != nil || !c.Settled() {
 			l.t.Errorf("%+v, %v", c, err)
@@ -220,12 +221,13 @@ func TestPowerCut(t *testing.T) {
 		{"v2 delivered", signalbox.ProtocolV2, time.Hour, 0, ack, signalbox.CommandDelivered, false},
 		{"v2 succeeded", signalbox.ProtocolV2, time.Hour, 0, result, signalbox.CommandSucceeded, false},
 		{"v2 failed", signalbox.ProtocolV2, time.Hour, 0, failed, signalbox.CommandFailed, false},
-		{"v2 expired", signalbox.ProtocolV2, 500 * time.Millisecond, 0, expired, signalbox.CommandExpired, false},
-		{"v2 timed out", signalbox.ProtocolV2, time.Hour, 500 * time.Millisecond, timedOut, signalbox.CommandTimedOut, false},
+		{"v2 expired", signalbox.ProtocolV2, 5 * time.Second, 0, expired, signalbox.CommandExpired, false},
+		{"v2 timed out", signalbox.ProtocolV2, time.Hour, 5 * time.Second, timedOut, signalbox.CommandTimedOut, false},
 	}
 	for _, tt := range tests {
 		for _, rows := range []string{"no row", "row of the first state", "all rows"} {
 			t.Run(tt.name+", "+rows, func(t *testing.T) {
+				t.Parallel()
 				l := newLife(t, t.TempDir())
 				var (
 					s    *session.Session

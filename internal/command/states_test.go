@@ -273,9 +273,7 @@ func TestGivingUpBeforeTheCommitWithdraws(t *testing.T) {
 				_, conn = g.connect("esp01", signalbox.ProtocolV2)
 			}
 			g.log.hold(true)
-			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-			defer cancel()
-			_, err := g.road.Submit(ctx, signalbox.CommandRequest{Device: "esp01", Name: "x", TTL: time.Hour})
+			err := g.giveUp(signalbox.CommandRequest{Device: "esp01", Name: "x", TTL: time.Hour})
 			wantCode(t, err, signalbox.KindUnavailable, "not_committed")
 			g.log.hold(false)
 			if !online {

@@ -52,7 +52,10 @@ func newSite(t *testing.T) *site {
 	must(t, err)
 	s := &site{devices: registry.New(st, logger)}
 	must(t, s.devices.Load(ctx, log))
-	s.people, err = auth.NewPeople(ctx, auth.PeopleConfig{Store: st, Passwords: auth.NewPasswords(4, 0), Logger: logger})
+	s.people, err = auth.NewPeople(ctx, auth.PeopleConfig{
+		Store: st, Passwords: auth.NewPasswords(4, 0), Logger: logger,
+		Backoff: auth.NewBackoff(auth.BackoffConfig{Base: time.Hour, Max: time.Hour}), // no test is too slow for it
+	})
 	must(t, err)
 	_, err = s.people.AddUser(ctx, "admin", password)
 	must(t, err)

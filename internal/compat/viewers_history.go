@@ -102,7 +102,6 @@ func (h *historyViewer) ask(row int64) time.Duration {
 	h.busy.Store(true)
 	select {
 	case h.v.asks <- question{h, row, time.Now().Add(h.v.cfg.AskTimeout)}:
-		h.v.stats.Asked.Add(1)
 		return 0
 	default: // questions of viewers that have gone wait, too
 		h.busy.Store(false)
@@ -143,6 +142,7 @@ func (v *Viewers) answerAll(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case q := <-v.asks:
+			v.stats.Asked.Add(1)
 			if !q.from.ended.Load() {
 				v.answer(ctx, &q)
 			}

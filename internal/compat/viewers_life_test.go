@@ -66,7 +66,8 @@ func TestEveryViewerGetsEachReading(t *testing.T) {
 	}
 	<-done
 	s := h.viewers.Stats()
-	if s.Readings.Load() != n || s.Delivered.Load() != 2*n || s.Slow.Load() != 0 || s.Open.Load() != 2 {
+	h.eventually("all are counted", func() bool { return s.Delivered.Load() == 2*n }) // behind what is counted
+	if s.Readings.Load() != n || s.Slow.Load() != 0 || s.Open.Load() != 2 {
 		t.Errorf("%d readings, %d delivered, %d slow, %d open", s.Readings.Load(), s.Delivered.Load(), s.Slow.Load(), s.Open.Load())
 	}
 	must(t, a.conn.Close(websocket.StatusNormalClosure, ""))
@@ -270,10 +271,8 @@ func TestViewerThatFloods(t *testing.T) {
 		p.hears(greeting...)
 		before := h.viewers.Stats().Limited.Load()
 		h.eventually("it is slowed down", func() bool {
-			for range 50 {
-				p.say("what?")
-				said++
-			}
+			p.burst("what?", 50)
+			said += 50
 			return h.viewers.Stats().Limited.Load() > before
 		})
 		p.say("hello")
@@ -346,9 +345,7 @@ func TestViewerThatFloodsOn(t *testing.T) {
 			p := h.open(address)
 			p.say("hello")
 			p.hears(greeting...)
-			for range 600 {
-				p.say(tt.text)
-			}
+			p.burst(tt.text, 600)
 			must(t, p.conn.CloseNow())
 			h.eventually("it is closed", func() bool { return h.viewers.Stats().Flooded.Load() == 1 && h.viewers.Stats().Open.Load() == 0 })
 		})

@@ -2,6 +2,7 @@ package compat_test
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -129,7 +130,7 @@ func startChain(t *testing.T, cfg compat.ViewersConfig, devices ...string) *chai
 		Devices: h.devices, Sessions: sessions, Ingest: ingest.New(ingest.Config{Logger: logger}, h.log, h.devices, sessions, commands),
 		Commands: commands, Log: h.log, Logins: auth.NewDeviceLogins(keys, auth.DeviceLoginsConfig{}), Viewers: h.viewers,
 	})
-	h.group, err = loop.New(loop.Config{Loops: 2, Logger: logger})
+	h.group, err = loop.New(loop.Config{Loops: 2, CloseTimeout: viewersPatience, Logger: logger}) // for viewers that read late
 	must(t, err)
 	var work sync.WaitGroup
 	work.Go(func() { holds(t, h.log.Run(ctx, viewersPatience)) })
@@ -216,6 +217,7 @@ func (h *chain) watching(n int64) {
 type page struct {
 	t    *testing.T
 	conn *websocket.Conn
+	raw  net.Conn // below conn
 }
 
 // visit connects; the answer's status is 101 if that worked.
@@ -223,11 +225,17 @@ func (h *chain) visit(address, origin string) (*page, int) {
 	h.t.Helper()
 	ctx, cancel := context.WithTimeout(h.t.Context(), viewersPatience)
 	defer cancel()
-	o := &websocket.DialOptions{HTTPHeader: http.Header{}, HTTPClient: &http.Client{Transport: &http.Transport{DialContext: (&net.Dialer{
-		Control: func(_, _ string, c syscall.RawConn) error {
-			return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+	dialer := &net.Dialer{Control: func(_, _ string, c syscall.RawConn) error {
+		return c.Control(func(fd uintptr) { _ = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096) })
+	}}
+	var raw net.Conn
+	o := &websocket.DialOptions{HTTPHeader: http.Header{}, HTTPClient: &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, network, address string) (c net.Conn, err error) {
+			c, err = dialer.DialContext(ctx, network, address)
+			raw = c
+			return c, err
 		},
-	}).DialContext}}}
+	}}}
 	if origin != "" {
 		o.HTTPHeader.Set("Origin", origin)
 	}
@@ -239,7 +247,7 @@ func (h *chain) visit(address, origin string) (*page, int) {
 		return nil, answer.StatusCode
 	}
 	h.t.Cleanup(func() { _ = conn.CloseNow() })
-	return &page{h.t, conn}, answer.StatusCode
+	return &page{h.t, conn, raw}, answer.StatusCode
 }
 
 func (h *chain) open(address string) *page {
@@ -263,6 +271,31 @@ func (p *page) say(texts ...string) {
 	for _, text := range texts {
 		p.send(websocket.MessageText, text)
 	}
+}
+
+// burst says a text many times in one piece, so that it is more than may come on any machine.
+func (p *page) burst(text string, times int) {
+	p.t.Helper()
+	p.sendRaw(strings.Repeat(frame(0x81, text), times))
+}
+
+// sendRaw sends bytes, frames that frame made; what conn sends must be behind it already.
+func (p *page) sendRaw(frames string) {
+	p.t.Helper()
+	must(p.t, p.raw.SetWriteDeadline(time.Now().Add(viewersPatience)))
+	_, err := p.raw.Write([]byte(frames))
+	must(p.t, err)
+}
+
+// frame is a frame of a client (RFC 6455 section 5.2) of less than 64 KiB, masked with zeros.
+func frame(first byte, payload string) string {
+	head := []byte{first, 0x80}
+	if n := len(payload); n < 126 {
+		head[1] |= byte(n)
+	} else {
+		head = binary.BigEndian.AppendUint16([]byte{first, 0x80 | 126}, uint16(n))
+	}
+	return string(head) + "\x00\x00\x00\x00" + payload
 }
 
 // next gives the next text, or the code of the close frame.

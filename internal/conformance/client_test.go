@@ -17,7 +17,7 @@ import (
 )
 
 // patience bounds each wait; what it waits for takes milliseconds as a rule.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // client is one connection to the broker, with no mind of its own: it sends what a check
 // says, and reads packet by packet. What it reads it checks for what holds of all packets of

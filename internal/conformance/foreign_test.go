@@ -44,10 +44,10 @@ func webHost(t *testing.T) string {
 	return u.Host
 }
 
-// command is a program that ends with the test, or after a minute.
+// command is a program that ends with the test, or after a while.
 func command(t *testing.T, name string, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*patience)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "PYTHONDONTWRITEBYTECODE=1", "HOME=" + t.TempDir()}
@@ -99,7 +99,7 @@ func TestMosquittoClients(t *testing.T) {
 			if out, err := pub.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}
-			if out, err := sub("-C", "30", "-W", "20"); err != nil || string(out) != lines {
+			if out, err := sub("-C", "30", "-W", "60"); err != nil || string(out) != lines {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})
@@ -109,7 +109,7 @@ func TestMosquittoClients(t *testing.T) {
 		topic := unique()
 		publish(t, "5", "-t", topic, "-q", "1", "-r", "-m", "text", "-D", "publish", "user-property", "b", "2", "-D", "publish", "user-property", "a", "1",
 			"-D", "publish", "content-type", "text/plain", "-D", "publish", "response-topic", "answer", "-D", "publish", "correlation-data", "c1")
-		out, err := mosquitto(t, "mosquitto_sub", "5", "-t", topic, "-C", "1", "-W", "20", "-F", "%p|%C|%R|%D|%P|%r").CombinedOutput()
+		out, err := mosquitto(t, "mosquitto_sub", "5", "-t", topic, "-C", "1", "-W", "60", "-F", "%p|%C|%R|%D|%P|%r").CombinedOutput()
 		if got := strings.TrimSpace(string(out)); err != nil || got != "text|text/plain|answer|c1|b:2 a:1|1" {
 			t.Errorf("%v: %s", err, got)
 		}
@@ -130,7 +130,7 @@ func mosquittoPair(t *testing.T, version, qos string) {
 	topic := unique()
 	from := login(t, packet.V311)
 	from.publish(topic+"/begin", "begin", 1, retained) // the first message tells that it has subscribed
-	sub := mosquitto(t, "mosquitto_sub", version, "-t", topic+"/#", "-q", qos, "-C", strconv.Itoa(n+1), "-W", "30", "-F", "%p")
+	sub := mosquitto(t, "mosquitto_sub", version, "-t", topic+"/#", "-q", qos, "-C", strconv.Itoa(n+1), "-W", "60", "-F", "%p")
 	out := begin(t, sub)
 	var lines strings.Builder
 	for i := range n {
@@ -182,7 +182,7 @@ func mosquittoWill(t *testing.T, version string) {
 	}
 	_ = doomed.Wait() // it was killed
 	watcher.take(topic+"/will", "gone", 1)
-	out, err := mosquitto(t, "mosquitto_sub", version, "-t", topic+"/will", "-C", "1", "-W", "20", "-v").CombinedOutput()
+	out, err := mosquitto(t, "mosquitto_sub", version, "-t", topic+"/will", "-C", "1", "-W", "60", "-v").CombinedOutput()
 	if got := strings.TrimSpace(string(out)); err != nil || got != topic+"/will gone" {
 		t.Errorf("%v: %s", err, got)
 	}

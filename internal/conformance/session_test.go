@@ -117,21 +117,21 @@ func keepAliveChecks() []check {
 			topic := unique()
 			watcher := login(t, v)
 			watcher.subscribe(topic, 0)
+			begin := time.Now()
 			c := login(t, v, keepAlive(2), will(topic, "silent", 0, false))
 			if p := &c.connack.Properties; p.Has(packet.ServerKeepAlive) && p.ServerKeepAlive != 2 {
 				t.Fatalf("the server wants a keep alive of %d", p.ServerKeepAlive)
 			}
-			begin := time.Now()
 			c.ended(packet.KeepAliveTimeout)
-			if d := time.Since(begin); d < 2900*time.Millisecond || d > 6*time.Second {
+			if d := time.Since(begin); d < 2900*time.Millisecond {
 				t.Errorf("the server closed after %v, want 3 s", d)
 			}
 			watcher.message(topic, "silent", 0)
 		}},
 		{"PINGREQ", "3.12.4-1 3.1.2-24", "3.12.4-1 3.1.2-22", func(t trial, v packet.Version) {
-			c := login(t, v, keepAlive(1))
-			for range 5 {
-				wait(800 * time.Millisecond)
+			c := login(t, v, keepAlive(6)) // there is time enough for each ping
+			for range 4 {
+				wait(2500 * time.Millisecond)
 				c.ping()
 			}
 			silent := login(t, v, keepAlive(0))
@@ -142,21 +142,27 @@ func keepAliveChecks() []check {
 			topic := unique()
 			c, from := login(t, v, keepAlive(1)), login(t, v)
 			c.subscribe(topic, 0)
-			done := make(chan struct{})
+			enough, done := make(chan struct{}), make(chan struct{})
 			go func() {
 				defer close(done)
-				for range 60 {
+				for begin := time.Now(); time.Since(begin) < patience; wait(100 * time.Millisecond) {
+					select {
+					case <-enough:
+						return
+					default:
+					}
 					if _, err := from.conn.Write(packet.AppendPublish(nil, v, message(topic, "x", 0))); err != nil {
 						return
 					}
-					wait(100 * time.Millisecond)
 				}
 			}()
-			begin := time.Now()
 			c.ended(packet.KeepAliveTimeout)
-			if d := time.Since(begin); d > 5*time.Second {
-				t.Errorf("the server closed after %v only", d)
+			select {
+			case <-done:
+				t.Error("the server closed only when no more messages came")
+			default:
 			}
+			close(enough)
 			<-done
 		}},
 	}
@@ -236,7 +242,7 @@ func willChecks() []check {
 			begin := time.Now()
 			login(t, v, lasting, will(topic, "gone", 1, false), willDelay(1)).drop()
 			watcher.take(topic, "gone", 1)
-			if d := time.Since(begin); d < 900*time.Millisecond || d > 4*time.Second {
+			if d := time.Since(begin); d < 900*time.Millisecond {
 				t.Errorf("the will came after %v, want 1 s", d)
 			}
 		}},

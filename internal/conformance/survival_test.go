@@ -28,7 +28,7 @@ func alive(t testing.TB) {
 		}
 		c.leave()
 	}
-	if d := time.Since(begin); d > patience/2 {
+	if d := time.Since(begin); d > patience {
 		t.Errorf("two clients needed %v", d)
 	}
 }
@@ -204,7 +204,7 @@ func TestHalfOpen(t *testing.T) {
 	}
 	begin := time.Now()
 	for i, conn := range conns {
-		if err := conn.SetReadDeadline(begin.Add(30 * time.Second)); err != nil {
+		if err := conn.SetReadDeadline(begin.Add(4 * patience)); err != nil {
 			t.Fatal(err)
 		}
 		if n, err := conn.Read(make([]byte, 64)); n > 0 || isTimeout(err) {
@@ -295,7 +295,7 @@ func TestIdentifiersExhausted(t *testing.T) {
 			}()
 			came := 0
 			for came < 65535 {
-				p, err := c.try(3 * time.Second)
+				p, err := c.try(patience)
 				if err != nil || p.Type != packet.PUBREC {
 					break // it is not read any more, or has been disconnected
 				}

@@ -260,8 +260,11 @@ func kindOf(word string) signalbox.EntryKind {
 }
 
 func checkPath(path string) error {
-	if path == "" || len(path) > maxPath || !utf8.ValidString(path) {
-		return bad("the field %q has %d bytes; 1 to %d of UTF-8 are allowed", path[:min(len(path), maxPath)], len(path), maxPath)
+	if len(path) > maxPath {
+		return bad("the field %.100q has %d bytes; at most %d are allowed", path, len(path), maxPath)
+	}
+	if err := signalbox.CheckField("field", path); err != nil {
+		return bad("%s", err)
 	}
 	return nil
 }
@@ -283,7 +286,7 @@ func (s *Spec) checkFormat() error {
 	switch s.Format {
 	case FormatViewer:
 		if err := checkPath(s.Field); err != nil {
-			return bad("the format viewer shows one field: field is %q; 1 to %d bytes are allowed", s.Field[:min(len(s.Field), maxPath)], maxPath)
+			return bad("the format viewer shows one field (field): %s", err)
 		}
 		if !onlyTelemetry || len(s.Fields) > 0 {
 			return bad("the format viewer shows one field of telemetry (field); kinds and fields are of no use with it")

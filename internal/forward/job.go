@@ -135,8 +135,7 @@ func (s *session) playExactly(ctx context.Context, j *job, b *batch) error {
 	}
 	if err == nil {
 		bounded, cancel := context.WithTimeout(ctx, 2*s.l.spec.Timeout)
-		err = s.sink.Flush(bounded)
-		if bounded.Err() != nil && ctx.Err() == nil {
+		if err = s.sink.Flush(bounded); err != nil && bounded.Err() != nil && ctx.Err() == nil {
 			err = errStuck
 		}
 		cancel()

@@ -25,6 +25,7 @@ type recorder struct {
 	away  error                  // of Open
 	send  func(m *Message) error // nil: takes it
 	hold  chan struct{}          // if set, Send waits until it is closed
+	past  signalbox.Position     // up to here it does not
 	held  int                    // how often it did
 }
 
@@ -81,6 +82,9 @@ type recorderSink struct {
 func (s *recorderSink) Send(ctx context.Context, batch []Message) error {
 	s.r.mu.Lock()
 	hold := s.r.hold
+	if batch[len(batch)-1].Position <= s.r.past {
+		hold = nil
+	}
 	if hold != nil {
 		s.r.held++
 	}

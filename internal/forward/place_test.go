@@ -93,12 +93,13 @@ func TestTwoKills(t *testing.T) {
 	r := &recorder{}
 	cfg := Config{File: []Spec{simple("{field.n}")}}
 	w := begin(t, t.TempDir(), cfg, []string{"box1"}, only(r))
-	w.settled(t, "to", w.put(t, 0, `{"n":1}`))
+	first := w.put(t, 0, `{"n":1}`)
+	w.settled(t, "to", first)
 	dir := w.copied(t)
 	w.end()
 
 	hold := make(chan struct{})
-	r.set(func() { r.hold = hold })
+	r.set(func() { r.hold, r.past = hold, first }) // the first may come again
 	w = begin(t, dir, cfg, []string{"box1"}, only(r))
 	second := w.put(t, 0, `{"n":2}`)
 	w.until(t, "to", "sending", func(*Status) bool {

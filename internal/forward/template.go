@@ -181,6 +181,9 @@ func (t *Template) piece(word string) (piece, error) {
 		if path, ok := strings.CutSuffix(name, ".json"); ok && path != "" {
 			p = piece{pieceFieldJSON, path}
 		}
+		if err := signalbox.CheckField("field", p.text); err != nil {
+			return p, badTemplate("{%s} is no placeholder: %s", word, err)
+		}
 		t.fields = true
 	}
 	bad := p.kind == pieceText

@@ -274,6 +274,18 @@ func (c *mqttClient) publish(topic, payload string, qos uint8) *packet.Packet {
 	return ack
 }
 
+// tellsStatus is a device that has published its status, retained; the hub does not tell it then.
+func (h *mqttHub) tellsStatus(v packet.Version, name, secret, status string) *mqttClient {
+	h.t.Helper()
+	c := h.client(v, name, secret)
+	c.next++
+	c.send(packet.AppendPublish(nil, c.v, &packet.Packet{
+		Type: packet.PUBLISH, Topic: []byte("signalbox/" + name + "/status"), Payload: []byte(status), QoS: 1, ID: c.next, Retain: true,
+	}))
+	c.expect(packet.PUBACK)
+	return c
+}
+
 // subscribe gives the reason codes.
 func (c *mqttClient) subscribe(filters ...string) []byte {
 	c.t.Helper()

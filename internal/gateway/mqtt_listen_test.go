@@ -75,8 +75,9 @@ func TestMQTTListensAgain(t *testing.T) {
 
 // TestMQTTTokenExpires: the connection of a token that expires ends, and it cannot come back.
 func TestMQTTTokenExpires(t *testing.T) {
+	t.Parallel()
 	h := startMQTT(t, gateway.MQTTConfig{})
-	secret, _, err := h.people.CreateToken(t.Context(), "short", signalbox.ScopeRead, time.Now().Add(1500*time.Millisecond), "test")
+	secret, _, err := h.people.CreateToken(t.Context(), "short", signalbox.ScopeRead, time.Now().Add(6*time.Second), "test") // it has to log in before
 	must(t, err)
 	c := h.client(packet.V5, "any", secret)
 	c.subscribe("signalbox/#")

@@ -36,7 +36,7 @@ import (
 )
 
 // patience bounds every wait of these tests.
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // hub is the device side of a hub: everything from the socket to the disk.
 type hub struct {
@@ -184,6 +184,17 @@ func (h *hub) upgrade(header map[string]string) (*board, int) {
 func (b *board) send(op gobwas.OpCode, payload string) {
 	b.t.Helper()
 	must(b.t, gobwas.WriteFrame(b.conn, gobwas.MaskFrameInPlace(gobwas.NewFrame(op, true, []byte(payload)))))
+}
+
+// sendAll sends texts in one piece.
+func (b *board) sendAll(texts ...string) {
+	b.t.Helper()
+	var out bytes.Buffer
+	for _, text := range texts {
+		must(b.t, gobwas.WriteFrame(&out, gobwas.MaskFrameInPlace(gobwas.NewTextFrame([]byte(text)))))
+	}
+	_, err := b.conn.Write(out.Bytes())
+	must(b.t, err)
 }
 
 // next gives the next data frame, or the code of the close frame; pings are answered.

@@ -20,7 +20,7 @@ import (
 	"signalbox/internal/store"
 )
 
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // hub is the telemetry road over a real database.
 type hub struct {

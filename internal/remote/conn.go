@@ -10,9 +10,12 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/coder/websocket"
+
+	"signalbox/internal/wire/packet"
 )
 
 // dial opens the network connection: TCP, TLS or WebSocket. ctx bounds the attempt.
@@ -56,15 +59,25 @@ const writeWait = 10 * time.Second
 
 // conn is a network connection as both libraries get it. It bounds writes and the size of
 // packets, sends each packet in one piece, and tells when the connection ends.
+//
+// What comes behind the CONNACK is given out when the library has begun to work, see ready: the 5.0
+// library starts its goroutines one after another, and one that ends before the last has started, since
+// the broker closed at once, breaks the count which it keeps of them.
 type conn struct {
 	net.Conn
-	r     *bufio.Reader
-	limit int
-	left  int // of the packet being read
+	r        *bufio.Reader
+	limit    int
+	left     int  // of the packet being read
+	answered bool // the CONNACK was given out, or begun
+	began    chan struct{}
+	starting sync.Once
 
 	writing sync.Mutex // taken by the library for each packet
 	out     []byte
 	within  bool // between Lock and Unlock
+
+	acks atomic.Int64  // PUBACKs that were written
+	ack  chan struct{} // holds a token when one was
 
 	once sync.Once
 	over chan struct{}
@@ -78,7 +91,29 @@ type conn struct {
 const headSize = 4
 
 func newConn(c net.Conn, limit int) *conn {
-	return &conn{Conn: c, r: bufio.NewReaderSize(c, 16<<10), limit: limit, over: make(chan struct{})}
+	return &conn{Conn: c, r: bufio.NewReaderSize(c, 16<<10), limit: limit, began: make(chan struct{}), ack: make(chan struct{}, 1), over: make(chan struct{})}
+}
+
+// ready says that the library works on the connection.
+func (c *conn) ready() { c.starting.Do(func() { close(c.began) }) }
+
+// awaitReady waits for ready.
+func (c *conn) awaitReady() error {
+	select {
+	case <-c.began:
+		return nil
+	default:
+	}
+	timer := time.NewTimer(askWait)
+	defer timer.Stop()
+	select {
+	case <-c.began:
+		return nil
+	case <-c.over:
+		return net.ErrClosed
+	case <-timer.C:
+		return context.DeadlineExceeded
+	}
 }
 
 // Lock and Unlock stand around the pieces of one packet (autopaho's library asks for them).
@@ -113,7 +148,12 @@ func (c *conn) send(p []byte) (int, error) {
 	if err := c.SetWriteDeadline(time.Now().Add(writeWait)); err != nil {
 		return 0, err
 	}
-	return c.Conn.Write(p)
+	n, err := c.Conn.Write(p)
+	if err == nil && len(p) > 0 && packet.Type(p[0]>>4) == packet.PUBACK {
+		c.acks.Add(1)
+		nudge(c.ack)
+	}
+	return n, err
 }
 
 // Read implements net.Conn.
@@ -147,6 +187,11 @@ func (c *conn) note(p []byte) {
 // begin looks at the fixed header of the next packet (5.0, 2.1.1): the libraries make room
 // for whatever length it tells.
 func (c *conn) begin() error {
+	if c.answered {
+		if err := c.awaitReady(); err != nil {
+			return err
+		}
+	}
 	length, shift := 0, 0
 	for i := 2; ; i++ {
 		b, err := c.r.Peek(i)
@@ -159,6 +204,7 @@ func (c *conn) begin() error {
 		length |= int(b[i-1]&0x7f) << shift
 		if b[i-1]&0x80 == 0 {
 			c.left = i + length
+			c.answered = c.answered || packet.Type(b[0]>>4) == packet.CONNACK
 			break
 		}
 		if shift += 7; shift > 21 {

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"signalbox/internal/mapped"
@@ -50,6 +51,41 @@ func TestPacketTooLong(t *testing.T) {
 	}
 }
 
+// TestBehindTheAnswer: what follows the CONNACK waits until the library works, or the connection ends.
+func TestBehindTheAnswer(t *testing.T) {
+	const answer, rest = "\x20\x02\x00\x00", "\xd0\x00"
+	for name, closes := range map[string]bool{"ready": false, "closed": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c := newConn(&tape{Reader: strings.NewReader(answer + rest)}, 100)
+				got, err := "", error(nil)
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					var b []byte
+					b, err = io.ReadAll(io.LimitReader(c, int64(len(answer+rest))))
+					got = string(b)
+				}()
+				synctest.Wait()
+				select {
+				case <-done:
+					t.Fatal("it was given out before its time")
+				default:
+				}
+				if closes {
+					_ = c.Close()
+				} else {
+					c.ready()
+				}
+				<-done
+				if closes && (got != answer || !errors.Is(err, net.ErrClosed)) || !closes && (got != answer+rest || err != nil) {
+					t.Errorf("read %x, %v", got, err)
+				}
+			})
+		})
+	}
+}
+
 // TestOnePieceEach: the pieces of a packet leave together, so that they are one segment.
 func TestOnePieceEach(t *testing.T) {
 	here, there := net.Pipe()
@@ -87,6 +123,7 @@ func FuzzConn(f *testing.F) {
 	f.Fuzz(func(t *testing.T, sent []byte) {
 		const limit = 64
 		c := newConn(&tape{Reader: bytes.NewReader(sent)}, limit)
+		c.ready()
 		got, err := io.ReadAll(c)
 		if !bytes.HasPrefix(sent, got) {
 			t.Fatalf("%x came through as %x", sent, got)

@@ -20,7 +20,7 @@ import (
 )
 
 // wait bounds everything that a test waits for.
-const wait = 20 * time.Second
+const wait = time.Minute
 
 // versions are those with a library each.
 func versions() []Version { return []Version{V5, V311} }
@@ -215,7 +215,7 @@ func (h *hub) acked(n int64) {
 // config is that of a link to b.
 func config(b *mosquittotest.Broker, v Version) Config {
 	return Config{
-		Name: "site", URL: "mqtt://" + b.Address, Version: v, QoS: 1, KeepAlive: 5 * time.Second,
+		Name: "site", URL: "mqtt://" + b.Address, Version: v, QoS: 1, KeepAlive: time.Minute,
 		BackoffMin: 5 * time.Millisecond, BackoffMax: 50 * time.Millisecond,
 		Topics: []mapped.Mapping{{Filter: "Environ/Temperature", Device: "env01", Field: "temp", Format: mapped.FormatNumber}},
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"signalbox"
@@ -79,6 +80,8 @@ type life struct {
 
 	speaker speaker // set when the CONNACK has come
 
+	acks atomic.Int64 // given to the library
+
 	// of the goroutine that takes
 	pending  []due
 	held     *message // the log did not take it yet
@@ -116,7 +119,8 @@ func (c *life) start() {
 	})
 }
 
-// quiesce ends taking, and waits a little for the commit of what was taken. A shared
+// quiesce ends taking, and waits a little for the commit of what was taken, and until its
+// acknowledgements are written. A shared
 // subscription is taken back before, and what came until then is taken: a broker need not
 // give to the others of the group what it has sent to this hub (5.0, 4.8.2).
 func (c *life) quiesce() {
@@ -137,6 +141,17 @@ func (c *life) quiesce() {
 	case <-c.rested:
 	case <-c.conn.over:
 	case <-timer.C:
+		return
+	}
+	// The libraries write acknowledgements by themselves, and not when they disconnect.
+	for c.conn.acks.Load() < c.acks.Load() {
+		select {
+		case <-c.conn.ack:
+		case <-c.conn.over:
+			return
+		case <-timer.C:
+			return
+		}
 	}
 }
 
@@ -303,6 +318,7 @@ func (c *life) acknowledge() {
 		default:
 		}
 		m.ack()
+		c.acks.Add(1)
 		delete(c.link.taken, m.id)
 		c.link.stats.Acked.Add(1)
 		n++

@@ -257,9 +257,6 @@ func (l *Link) Run(ctx context.Context) error {
 	l.mu.Unlock()
 	if current != nil && up {
 		current.quiesce()
-		// The 5.0 library sends acknowledgements now and then, and not when it disconnects.
-		timer := time.NewTimer(2 * ackInterval)
-		<-timer.C
 	}
 	cancel()
 	<-done
@@ -347,6 +344,7 @@ func (l *Link) up(c *life, s speaker, v Version, present bool) {
 	l.mu.Unlock()
 	l.stats.Connected.Store(1) // last: Up promises that Publish works
 	l.logger.Info("joined an MQTT broker", "url", l.address.String(), "version", string(v), "session_present", present)
+	c.conn.ready()
 	c.start()
 	l.taker.Returned(l, present)
 }

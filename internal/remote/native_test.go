@@ -187,7 +187,6 @@ func newBoardWith(t *testing.T, b *mosquittotest.Broker, name string, v packet.V
 	c, err := d.DialContext(t.Context(), "tcp", b.Address)
 	must(t, err)
 	t.Cleanup(func() { _ = c.Close() })
-	must(t, c.SetDeadline(time.Now().Add(wait)))
 	o := &board{t: t, v: v, name: name, c: c}
 	o.write(packet.AppendConnect(nil, &packet.Connect{
 		Version: v, Clean: true, KeepAlive: 60, ClientID: []byte(name), HasWill: true, WillRetain: true, WillQoS: 1,
@@ -202,6 +201,7 @@ func newBoardWith(t *testing.T, b *mosquittotest.Broker, name string, v packet.V
 
 func (o *board) write(b []byte) {
 	o.t.Helper()
+	must(o.t, o.c.SetWriteDeadline(time.Now().Add(wait)))
 	_, err := o.c.Write(b)
 	must(o.t, err)
 }
@@ -209,6 +209,7 @@ func (o *board) write(b []byte) {
 // next reads packets up to one of the type. What it holds is valid until the next call.
 func (o *board) next(want packet.Type) *packet.Packet {
 	o.t.Helper()
+	must(o.t, o.c.SetReadDeadline(time.Now().Add(wait)))
 	for {
 		head := make([]byte, 1, 5)
 		_, err := io.ReadFull(o.c, head)
@@ -358,18 +359,20 @@ func TestNativeMissedWill(t *testing.T) {
 	for _, v := range versions() {
 		t.Run(string(v), func(t *testing.T) {
 			b := mosquittotest.Start(t, mosquittotest.Options{})
+			door := newGate(t, b.Address)
 			cfg := nativeConfig(b, v)
-			cfg.BackoffMin, cfg.BackoffMax = 2*time.Second, 2*time.Second
+			cfg.URL = "mqtt://" + door.address
 			s := newSite(t, b, "one", cfg, "esp01")
 			o := newBoard(t, b, "esp01")
 			s.presence("esp01", signalbox.Online)
 			other := newOutsider(t, b, "", "")
-			s.link.current().conn.fail(io.EOF)
+			door.shut()
 			eventually(t, "the hub is away", func() bool { return !s.link.Status().Connected })
 			other.done(other.Publish("signalbox/esp01/status", 0, true, "offline")) // with 0 nothing is kept for the hub's session
 			if s.link.Status().Connected || s.devices.Find("esp01").View().Presence != signalbox.Online {
 				t.Fatal("the hub was not away")
 			}
+			door.open()
 			s.presence("esp01", signalbox.Offline)
 			o.publish("status", "online", true)
 			s.presence("esp01", signalbox.Online)

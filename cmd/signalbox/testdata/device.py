@@ -52,4 +52,4 @@ async def main(url):
             say("closed", ws.close_code)
 
 
-asyncio.run(asyncio.wait_for(main(sys.argv[1]), 60))
+asyncio.run(asyncio.wait_for(main(sys.argv[1]), 600))

@@ -47,6 +47,16 @@ func makeBlock(memory []byte, batch []forward.Message, ack bool) block {
 	return b
 }
 
+// unsent is the error of a Send of which batch[from:] was not begun. Messages that are sent besides the
+// log have the position of what was before them, so that several may have one: those that share it
+// with one that was begun count as begun.
+func unsent(batch []forward.Message, from int, err error) error {
+	if from == 0 {
+		return &forward.Unsent{From: batch[0].Position, Err: err}
+	}
+	return &forward.Unsent{From: batch[from-1].Position + 1, Err: err}
+}
+
 // size is what the block takes of memory, about.
 func (b *block) size() int { return len(b.lines) + 128 }
 

@@ -75,6 +75,15 @@ func (g *guard) DialContext(ctx context.Context, network, address string) (net.C
 	return nil, err
 }
 
+// dialPaced is DialContext for what a library reads, who reads no faster than a pacedReader does.
+func (g *guard) dialPaced(ctx context.Context, network, address string) (*pacedConn, error) {
+	conn, err := g.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	return newPacedConn(conn), nil
+}
+
 // permit reports whether the socket may connect to resolved (address:port), where target leads.
 func (g *guard) permit(target, resolved string) error {
 	if g.trusted {
@@ -267,11 +276,17 @@ func tlsFault(cause error, words string) error {
 	return signalbox.Wrap(signalbox.KindInvalid, "invalid_tls", errors.Join(forward.ErrTarget, cause), "%s", words)
 }
 
-// transport is for HTTP/1.1 through the guard, without proxies. Whoever made it closes its idle
+// transport is for HTTP/1.1 through the guard, without proxies, and reads at a pace. Whoever made it closes its idle
 // connections. config may be nil.
 func (g *guard) transport(config *tls.Config) *http.Transport {
 	return &http.Transport{
-		DialContext:            g.DialContext,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := g.dialPaced(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return conn, nil
+		},
 		TLSClientConfig:        config,
 		TLSHandshakeTimeout:    g.timeout,
 		ResponseHeaderTimeout:  g.timeout,

@@ -50,6 +50,7 @@ type listenTarget struct {
 	closed   bool
 	refused  tale
 	left     tale
+	starved  tale
 }
 
 func newListen(spec *forward.Spec, g *guard, logger *slog.Logger) (forward.Target, error) {
@@ -157,7 +158,7 @@ func (t *listenTarget) accept(listener net.Listener) {
 			return
 		}
 		if err != nil { // no file descriptors, perhaps: later there may be some
-			t.logger.Warn("a receiver cannot be accepted", "error", err)
+			t.tellStarved(err)
 			pause := time.NewTimer(100 * time.Millisecond)
 			select {
 			case <-t.done:
@@ -231,6 +232,16 @@ func (t *listenTarget) tellLeft(from net.Addr, why error) {
 	t.mu.Unlock()
 	if tell {
 		t.logger.Info("a receiver has left", "address", from.String(), "reason", why, "times", count)
+	}
+}
+
+// tellStarved tells that nobody can be accepted.
+func (t *listenTarget) tellStarved(why error) {
+	t.mu.Lock()
+	count, tell := t.starved.happens()
+	t.mu.Unlock()
+	if tell {
+		t.logger.Warn("a receiver cannot be accepted", "reason", why, "times", count)
 	}
 }
 

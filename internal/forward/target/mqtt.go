@@ -50,7 +50,7 @@ type mqttTarget struct {
 	tls      *tls.Config // nil: plain TCP
 	version  packet.Version
 	clientID string
-	timeout  time.Duration
+	timeout  time.Duration // of what is published; the guard has that of joining
 	logger   *slog.Logger
 	beyond   beyond
 }
@@ -99,7 +99,7 @@ func newMQTT(spec *forward.Spec, g *guard, logger *slog.Logger) (forward.Target,
 
 // Open implements forward.Target: it returns when the broker has accepted.
 func (t *mqttTarget) Open(ctx context.Context, settled func(signalbox.Position)) (forward.Sink, error) {
-	within, cancel := context.WithTimeout(ctx, t.timeout)
+	within, cancel := context.WithTimeout(ctx, t.guard.timeout)
 	defer cancel()
 	network, err := t.guard.DialContext(within, "tcp", t.address)
 	if err == nil && t.tls != nil {
@@ -199,10 +199,10 @@ func (s *mqttSink) Send(ctx context.Context, batch []forward.Message) error {
 	s.conn.cork()
 	for i := range batch {
 		if err := s.Err(); err != nil {
-			return &forward.Unsent{From: batch[i].Position, Err: s.end(ctx, err)}
+			return unsent(batch, i, s.end(ctx, err))
 		}
 		if err := s.publish(ctx, &batch[i]); err != nil {
-			return &forward.Unsent{From: batch[i].Position + 1, Err: s.end(ctx, err)}
+			return unsent(batch, i+1, s.end(ctx, err))
 		}
 	}
 	if err := s.flush(ctx); err != nil {

@@ -292,7 +292,7 @@ func TestMQTTFaults(t *testing.T) {
 		play  func(*fake)
 		words string
 	}{
-		{"no acknowledgement", drain, "did not acknowledge a message within 300ms"},
+		{"no acknowledgement", drain, "did not acknowledge a message within 1s"},
 		{"a goodbye", after(packet.AppendDisconnect(nil, packet.V5, packet.ServerShuttingDown, &moved)), `the broker ended the connection: server shutting down: "go away, ***"`},
 		{"a message", after(packet.AppendPublish(nil, packet.V5, &packet.Packet{Topic: []byte("t")})), "to a client that only publishes"},
 		{"a second CONNACK", after(packet.AppendConnack(nil, packet.V5, false, 0, nil)), ""},
@@ -305,10 +305,12 @@ func TestMQTTFaults(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			spec := brokerSpec(play(t, nil, test.play))
 			spec.Secrets.Password = "topsecret"
+			target := newTarget(t, spec)
 			if test.name == "no acknowledgement" {
-				spec.Timeout = 300 * time.Millisecond
+				target = hasty(t, spec)
 			}
-			_, sink, a := openMQTT(t, spec)
+			a := newSettlements()
+			sink := reopen(t, target, a)
 			if err := sink.Send(within(t), telemetry(1, 1)); err != nil {
 				t.Logf("already: %v", err)
 			}
@@ -381,13 +383,13 @@ func TestMQTTNeverReads(t *testing.T) {
 	address := play(t, nil, func(*fake) { <-stop })
 	defer close(stop)
 	spec := brokerSpec(address)
-	spec.QoS, spec.Timeout = 0, 500*time.Millisecond
-	_, sink, _ := openMQTT(t, spec)
+	spec.QoS = 0
+	sink := reopen(t, hasty(t, spec), newSettlements())
 	batch := telemetry(1, manyDevices(500, 5)...)
 	for i := range batch {
 		batch[i].Body = bytes.Repeat([]byte("x"), 32<<10)
 	}
-	if err := sink.Send(within(t), batch); err == nil || !strings.Contains(err.Error(), "within 500ms") {
+	if err := sink.Send(within(t), batch); err == nil || !strings.Contains(err.Error(), "within 1s") {
 		t.Errorf("got %v", err)
 	}
 	closeSink(t, sink)

@@ -31,7 +31,7 @@ type five struct {
 func (s *mqttSink) join5(ctx context.Context) error {
 	f := &five{sink: s}
 	f.client = paho.NewClient(paho.ClientConfig{
-		Conn: locked{s.conn}, Session: f, PacketTimeout: s.timeout, PingHandler: &pinger{paho.NewDefaultPinger(), s.conn},
+		Conn: locked{s.conn}, Session: f, PacketTimeout: s.guard.timeout, PingHandler: &pinger{paho.NewDefaultPinger(), s.conn},
 		OnPublishReceived: []func(paho.PublishReceived) (bool, error){func(paho.PublishReceived) (bool, error) { return true, nil }},
 		OnClientError:     func(err error) { s.conn.fail(err) },
 	})

@@ -49,7 +49,7 @@ func (s *mqttSink) join3(ctx context.Context) error {
 	o.SetCleanSession(true)
 	o.SetKeepAlive(mqttKeepAlive)
 	o.SetPingTimeout(s.timeout)
-	o.SetConnectTimeout(s.timeout)
+	o.SetConnectTimeout(s.guard.timeout)
 	o.SetWriteTimeout(s.timeout)
 	o.SetAutoReconnect(false)
 	o.SetConnectRetry(false)

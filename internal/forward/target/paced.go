@@ -3,6 +3,7 @@ package target
 import (
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 )
 
@@ -11,7 +12,7 @@ const (
 	// memory in the end. That is some 8 MiB/s.
 	pacedBytes = 512 << 10
 	pacedSpan  = 62500 * time.Microsecond
-	// pacedEach is what each line of acknowledgement and each packet counts beside its bytes: small
+	// pacedEach is what each line of acknowledgement, packet and frame counts beside its bytes: small
 	// ones cost more time than bytes. Some 250,000 a second are left.
 	pacedEach = 32
 )
@@ -21,24 +22,24 @@ const (
 type pacedReader struct {
 	from  io.Reader
 	since time.Time
-	bytes int
+	bytes atomic.Int64
 }
 
-// took counts a line or a packet. It is for the goroutine that reads.
-func (r *pacedReader) took() { r.bytes += pacedEach }
+// took counts a line, a packet or a frame. Anyone may call it.
+func (r *pacedReader) took() { r.bytes.Add(pacedEach) }
 
 // Read implements io.Reader. It returns up to pacedSpan late.
 func (r *pacedReader) Read(p []byte) (int, error) {
 	n, err := r.from.Read(p)
-	r.bytes += n
-	if r.bytes < pacedBytes || err != nil {
+	if r.bytes.Add(int64(n)) < pacedBytes || err != nil {
 		return n, err
 	}
 	if early := pacedSpan - time.Since(r.since); early > 0 {
 		pause := time.NewTimer(early)
 		<-pause.C
 	}
-	r.since, r.bytes = time.Now(), 0
+	r.since = time.Now()
+	r.bytes.Store(0)
 	return n, nil
 }
 
@@ -49,7 +50,11 @@ type pacedConn struct {
 	paced pacedReader
 }
 
-func newPacedConn(c net.Conn) *pacedConn { return &pacedConn{Conn: c, paced: pacedReader{from: c}} }
+func newPacedConn(c net.Conn) *pacedConn {
+	p := &pacedConn{Conn: c}
+	p.paced.from = c
+	return p
+}
 
 // Read implements net.Conn.
 func (c *pacedConn) Read(p []byte) (int, error) { return c.paced.Read(p) }

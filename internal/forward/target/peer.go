@@ -21,7 +21,7 @@ const (
 	// settleAfter is how long ago a line must have been written over TCP to count as received when
 	// the receiver answers nothing: time for its program to read what its system has.
 	settleAfter = 5 * time.Second
-	// closeWait is how long a Close waits for a receiver's last word.
+	// closeWait is how long each step of a Close waits for a receiver's last word.
 	closeWait = time.Second
 	// blockSize is how much is written at a time, about; one long message may make more.
 	blockSize = 64 << 10
@@ -38,6 +38,7 @@ var errTakesNothing = errors.New("the receiver takes nothing")
 type peerConfig struct {
 	timeout     time.Duration
 	settleAfter time.Duration
+	closeWait   time.Duration
 	ack         bool
 }
 
@@ -323,9 +324,9 @@ func (p *peer) close() { p.once.Do(p.shut) }
 func (p *peer) shut() {
 	close(p.closing)
 	if p.Err() == nil {
-		p.conn.SetWriteDeadline(time.Now().Add(closeWait)) //nolint:errcheck // closed below in any case
+		p.conn.SetWriteDeadline(time.Now().Add(p.config.closeWait)) //nolint:errcheck // closed below in any case
 		if half, is := p.conn.(interface{ CloseWrite() error }); is && half.CloseWrite() == nil {
-			patience := time.NewTimer(closeWait)
+			patience := time.NewTimer(p.config.closeWait)
 			select {
 			case <-p.ended:
 			case <-patience.C:

@@ -70,7 +70,7 @@ func (s *listenSink) keep(r *receiver) {
 	case <-r.broken:
 	case <-s.closing:
 		r.finish()
-		patience := time.AfterFunc(closeWait, cancel)
+		patience := time.AfterFunc(s.target.config.closeWait, cancel)
 		<-r.wrote
 		patience.Stop()
 	}
@@ -146,14 +146,14 @@ func (s *listenSink) tell() {
 // Send implements forward.Sink. It waits while a receiver's buffer is full, for each block no longer
 // than the forwarder's timeout: then that receiver is cut.
 func (s *listenSink) Send(ctx context.Context, batch []forward.Message) error {
-	for len(batch) > 0 {
-		b := makeBlock(nil, batch, s.target.config.ack)
-		batch = batch[b.messages:]
+	for done := 0; done < len(batch); {
+		b := makeBlock(nil, batch[done:], s.target.config.ack)
 		s.mu.Lock()
 		if err := s.err; err != nil {
 			s.mu.Unlock()
-			return &forward.Unsent{From: b.first, Err: err}
+			return unsent(batch, done, err)
 		}
+		done += b.messages
 		s.offered = b.last
 		all := slices.Clone(s.receivers)
 		s.mu.Unlock()
@@ -165,7 +165,7 @@ func (s *listenSink) Send(ctx context.Context, batch []forward.Message) error {
 		for _, r := range full {
 			if err := r.putWhenRoom(ctx, &b, patience); err != nil {
 				patience.Stop()
-				return &forward.Unsent{From: b.last + 1, Err: err}
+				return unsent(batch, done, err)
 			}
 		}
 		patience.Stop()

@@ -31,7 +31,7 @@ func newTCP(spec *forward.Spec, g *guard, _ *slog.Logger) (forward.Target, error
 }
 
 func configOf(spec *forward.Spec) peerConfig {
-	return peerConfig{timeout: timeoutOf(spec), settleAfter: settleAfter, ack: spec.Ack}
+	return peerConfig{timeout: timeoutOf(spec), settleAfter: settleAfter, closeWait: closeWait, ack: spec.Ack}
 }
 
 // Open implements forward.Target.
@@ -59,16 +59,18 @@ type tcpSink struct {
 
 // Send implements forward.Sink.
 func (s *tcpSink) Send(ctx context.Context, batch []forward.Message) error {
-	for len(batch) > 0 {
-		b := makeBlock(s.memory[:0], batch, s.config.ack)
+	for done := 0; done < len(batch); {
+		b := makeBlock(s.memory[:0], batch[done:], s.config.ack)
 		before := s.given()
-		if err := s.write(ctx, &b); err != nil {
-			if s.given() == before {
-				return &forward.Unsent{From: b.first, Err: err}
-			}
-			return &forward.Unsent{From: b.last + 1, Err: err}
+		err := s.write(ctx, &b)
+		if err != nil && s.given() == before {
+			return unsent(batch, done, err)
 		}
-		s.memory, batch = b.lines, batch[b.messages:]
+		done += b.messages
+		if err != nil {
+			return unsent(batch, done, err)
+		}
+		s.memory = b.lines
 	}
 	if cap(s.memory) > 4*blockSize { // one long message does not hold the memory for ever
 		s.memory = nil

@@ -48,7 +48,7 @@ func TestTCPCloseSettlesWhatTheReceiverHasRead(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			there, told := serve(t), newSettlements()
 			target := newTarget(t, tcpSpec(there)).(*tcpTarget)
-			target.config.settleAfter = time.Hour
+			target.config.settleAfter, target.config.closeWait = time.Hour, patience
 			sink, err := target.Open(within(t), told.settled)
 			if err != nil {
 				t.Fatal(err)
@@ -107,9 +107,7 @@ func TestTCPNoticesTheEnd(t *testing.T) {
 
 func TestTCPReceiverThatNeverReads(t *testing.T) {
 	there, told := serve(t), newSettlements()
-	spec := tcpSpec(there)
-	spec.Timeout = 300 * time.Millisecond
-	sink := open(t, spec, told)
+	sink := openOf(t, hasty(t, tcpSpec(there)), told)
 	there.next() // and no more
 	batch := messages(1, 1000)
 	for i := range batch {
@@ -128,25 +126,38 @@ func TestTCPReceiverThatNeverReads(t *testing.T) {
 // A receiver that stands still is given up even when nothing more is sent to it.
 func TestTCPReceiverThatStandsStillWhileNothingIsSent(t *testing.T) {
 	there, told := serve(t), newSettlements()
-	spec := tcpSpec(there)
-	spec.Timeout = 300 * time.Millisecond
-	sink := open(t, spec, told)
-	there.next().SetReadBuffer(4096)
-	ctx, cancel := context.WithTimeout(within(t), 10*time.Millisecond)
-	defer cancel()
-	body := []forward.Message{{Position: 1, Body: make([]byte, 64<<20)}}
-	if err := sink.Send(ctx, body); err == nil {
-		t.Fatal("64 MB went into the buffers of a connection")
+	sink := openOf(t, hasty(t, tcpSpec(there)), told)
+	there.next() // and no more
+	list := messages(1, 200)
+	for i := range list {
+		list[i].Body = make([]byte, 50_000)
 	}
-	awaitBroken(t, sink)
+	raw := sink.(*tcpSink).raw
+	ctx := within(t)
+	for i := 0; i < len(list) && sink.Err() == nil; i++ {
+		if err := sink.Send(ctx, list[i:i+1]); errors.Is(err, errTakesNothing) {
+			t.Logf("message %d did not fit into this side's buffer", i)
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		for sink.Err() == nil { // the next one is sent when the other side has all
+			if waiting, err := unacknowledged(raw); waiting == 0 && err == nil {
+				break
+			}
+			if wait(ctx, time.Millisecond) != nil {
+				t.Fatal("the sink does not notice that its receiver stands still")
+			}
+		}
+	}
+	if err := awaitBroken(t, sink); !errors.Is(err, errTakesNothing) {
+		t.Errorf("it says %v, want that the receiver takes nothing", err)
+	}
 	closeSink(t, sink)
 }
 
 func TestTCPSlowReceiverIsWaitedFor(t *testing.T) {
 	there, told := serve(t), newSettlements()
-	spec := tcpSpec(there)
-	spec.Timeout = 5 * time.Second
-	sink := open(t, spec, told)
+	sink := open(t, tcpSpec(there), told)
 	conn := there.next()
 	conn.SetReadBuffer(16 << 10)
 	list := messages(1, 200)
@@ -307,9 +318,8 @@ func TestTCPDropsWhatNobodyAskedFor(t *testing.T) {
 }
 
 func TestTCPNobodyThere(t *testing.T) {
-	there := serve(t)
-	there.Close()
-	_, err := newTarget(t, tcpSpec(there)).Open(within(t), func(signalbox.Position) {})
+	spec := &forward.Spec{Name: "f", To: "tcp://" + nobody(t)}
+	_, err := newTarget(t, spec).Open(within(t), func(signalbox.Position) {})
 	if err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("Open gave %v", err)
 	}

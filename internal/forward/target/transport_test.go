@@ -18,8 +18,12 @@ import (
 	"signalbox/internal/forward"
 )
 
-// patience is how long a test waits for what must happen.
-const patience = 30 * time.Second
+// patience is how long a test waits for what must happen, impatience how long a target that is to give
+// up does.
+const (
+	patience   = 30 * time.Second
+	impatience = time.Second
+)
 
 // within gives a context that ends with the test, or when it has waited long enough.
 func within(t *testing.T) context.Context {
@@ -165,7 +169,11 @@ func wants(t *testing.T, r io.Reader, list []forward.Message) {
 // open makes a target of spec that may use any address, quick to settle, and opens a sink.
 func open(t *testing.T, spec *forward.Spec, s *settlements) forward.Sink {
 	t.Helper()
-	target := newTarget(t, spec)
+	return openOf(t, newTarget(t, spec), s)
+}
+
+func openOf(t *testing.T, target forward.Target, s *settlements) forward.Sink {
+	t.Helper()
 	sink, err := target.Open(within(t), s.settled)
 	if err != nil {
 		t.Fatalf("Open: %v", err)
@@ -190,6 +198,33 @@ func newTarget(t *testing.T, spec *forward.Spec) forward.Target {
 		target.settles = 50 * time.Millisecond
 	}
 	return target
+}
+
+// hasty makes a target that soon gives up a receiver which takes nothing; to connect there is time.
+func hasty(t *testing.T, spec *forward.Spec) forward.Target {
+	t.Helper()
+	target := newTarget(t, spec)
+	switch target := target.(type) {
+	case *tcpTarget:
+		target.config.timeout = impatience
+	case *listenTarget:
+		target.config.timeout = impatience
+	case *webSocketTarget:
+		target.timeout = impatience
+	case *mqttTarget:
+		target.timeout = impatience
+	default:
+		t.Fatalf("a %T is never hasty", target)
+	}
+	return target
+}
+
+// nobody gives an address of TCP at which nobody listens, nor will: a connection has its port.
+func nobody(t *testing.T) string {
+	t.Helper()
+	there := serve(t)
+	conn := dial(t, there.Addr().String())
+	return conn.LocalAddr().String()
 }
 
 func TestNewRefuses(t *testing.T) {
@@ -275,6 +310,17 @@ func TestTrail(t *testing.T) {
 	}
 	if p, ok := tr.passed(1<<40, now.Add(time.Hour)); !ok || p != 100_099 {
 		t.Errorf("passed %d, %v in the end; want all", p, ok)
+	}
+}
+
+// TestUnsent has messages that share a position, as those which a replay plays do.
+func TestUnsent(t *testing.T) {
+	batch := []forward.Message{{Position: 4}, {Position: 7}, {Position: 7}, {Position: 7}, {Position: 9}}
+	for from, want := range []signalbox.Position{4, 5, 8, 8, 8, 10} {
+		err, is := errors.AsType[*forward.Unsent](unsent(batch, from, io.EOF))
+		if !is || err.From != want || !errors.Is(err, io.EOF) {
+			t.Errorf("behind %d messages it is %+v, want %d", from, err, want)
+		}
 	}
 }
 

@@ -85,16 +85,21 @@ func (s *udpSink) Send(ctx context.Context, batch []forward.Message) error {
 		err = s.Err()
 	}
 	if err != nil && len(batch) > 0 {
-		return &forward.Unsent{From: batch[0].Position, Err: s.fail(err)}
+		return unsent(batch, 0, s.fail(err))
 	}
+	stop := context.AfterFunc(ctx, func() { s.conn.SetWriteDeadline(time.Unix(1, 0)) }) //nolint:errcheck // the socket is gone then
+	defer stop()
 	for i := range batch {
 		if i%256 == 0 {
 			if err := ctx.Err(); err != nil {
-				return &forward.Unsent{From: batch[i].Position, Err: err}
+				return unsent(batch, i, err)
 			}
 		}
 		if err := s.datagram(ctx, &batch[i]); err != nil {
-			return &forward.Unsent{From: batch[i].Position, Err: s.fail(err)}
+			if cause := ctx.Err(); cause != nil {
+				err = cause
+			}
+			return unsent(batch, i, s.fail(err))
 		}
 	}
 	if len(batch) > 0 {

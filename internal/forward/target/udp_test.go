@@ -54,9 +54,14 @@ func TestUDPSendsADatagramAMessage(t *testing.T) {
 
 func TestUDPNobodyListens(t *testing.T) {
 	there, told := serveUDP(t, "127.0.0.1:0"), newSettlements()
-	target := newTarget(t, &forward.Spec{Name: "f", To: "udp://" + there.LocalAddr().String()}).(*udpTarget)
+	// A socket that is connected elsewhere takes nothing, and keeps the port from others.
+	elsewhere, err := (&net.Dialer{}).DialContext(within(t), "udp", there.LocalAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer elsewhere.Close()
+	target := newTarget(t, &forward.Spec{Name: "f", To: "udp://" + elsewhere.LocalAddr().String()}).(*udpTarget)
 	target.settles = time.Hour
-	there.Close()
 	sink, err := target.Open(within(t), told.settled)
 	if err != nil {
 		t.Fatal(err)

@@ -49,6 +49,7 @@ type webhook struct {
 	client    *http.Client
 	transport *http.Transport
 	beyond    beyond
+	drain     time.Duration // drainWait
 }
 
 // newWebhook makes the target of an http or https URL; source is that of its CloudEvents.
@@ -60,7 +61,7 @@ func newWebhook(spec *forward.Spec, g *guard, source string, logger *slog.Logger
 	if to.User != nil {
 		return nil, badTarget("the target holds a user name; set it as username, and the password as a secret")
 	}
-	w := &webhook{spec: *spec, source: source, timeout: timeoutOf(spec), parallel: min(max(spec.Parallel, 1), maxParallel), headers: http.Header{}}
+	w := &webhook{spec: *spec, source: source, timeout: timeoutOf(spec), drain: drainWait, parallel: min(max(spec.Parallel, 1), maxParallel), headers: http.Header{}}
 	if w.signer, err = newSigner(spec.Secrets.HMAC); err != nil {
 		return nil, err
 	}
@@ -154,7 +155,7 @@ func (w *webhook) once(ctx context.Context, m *forward.Message, redelivered bool
 		had.crossed = reused && !isTimeout(err)
 		return had, w.fault(err)
 	}
-	timer := time.AfterFunc(drainWait, cancel) // ends the reading
+	timer := time.AfterFunc(w.drain, cancel) // ends the reading
 	defer timer.Stop()
 	var quote []byte
 	if answer.StatusCode < 200 || answer.StatusCode >= 300 {

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"signalbox"
@@ -49,6 +50,7 @@ func openHook(t *testing.T, spec *forward.Spec) (forward.Target, forward.Sink, *
 	if err != nil {
 		t.Fatal(err)
 	}
+	target.(*webhook).drain = patience
 	t.Cleanup(func() { _ = target.Close() })
 	a := newSettlements()
 	return target, reopen(t, target, a), a
@@ -82,12 +84,13 @@ func TestWebhookAnswers(t *testing.T) {
 		after     time.Duration
 		target    bool // forward.ErrTarget
 		words     string
+		drain     time.Duration // 0: as long as it takes
 	}{
 		{name: "200", answer: status(200)},
 		{name: "201", answer: status(201)},
 		{name: "204", answer: status(204)},
 		{name: "200 with a huge body", answer: func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, huge) }},
-		{name: "200 with a body that hangs", answer: func(w http.ResponseWriter, r *http.Request) {
+		{name: "200 with a body that hangs", drain: 10 * time.Millisecond, answer: func(w http.ResponseWriter, r *http.Request) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			_, _ = io.WriteString(w, "wait")
 			_ = http.NewResponseController(w).Flush()
@@ -124,7 +127,10 @@ func TestWebhookAnswers(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			s := receive(t, test.answer)
-			_, sink, a := openHook(t, &forward.Spec{Name: "f", To: s.URL + "/in?key=topsecret", Timeout: patience, Secrets: forward.Secrets{Bearer: "bearer-secret"}})
+			target, sink, a := openHook(t, &forward.Spec{Name: "f", To: s.URL + "/in?key=topsecret", Timeout: patience, Secrets: forward.Secrets{Bearer: "bearer-secret"}})
+			if test.drain > 0 {
+				target.(*webhook).drain = test.drain
+			}
 			err := sink.Send(t.Context(), telemetry(5, 1))
 			refused, is := errors.AsType[*forward.Refused](err)
 			switch {
@@ -176,13 +182,6 @@ func TestRetryAfterDate(t *testing.T) {
 }
 
 func TestWebhookFaults(t *testing.T) {
-	var listen net.ListenConfig
-	l, err := listen.Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	nobody := "http://" + l.Addr().String()
-	_ = l.Close()
 	hang := func(_ http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // until then a server does not notice that the client is gone
 		<-r.Context().Done()
@@ -197,15 +196,13 @@ func TestWebhookFaults(t *testing.T) {
 		_ = c.Close()
 	}
 	tests := []struct {
-		name    string
-		to      string
-		timeout time.Duration
-		words   string
-		begun   signalbox.Position // the last message that may have left
+		name  string
+		to    string
+		words string
+		begun signalbox.Position // the last message that may have left
 	}{
-		{"nobody listens", nobody, patience, "connection refused", 0},
-		{"no answer", receive(t, hang).URL, 100 * time.Millisecond, "the receiver did not answer within 100ms", 3},
-		{"reset", receive(t, reset).URL, patience, "", 3},
+		{"nobody listens", "http://" + nobody(t), "connection refused", 0},
+		{"reset", receive(t, reset).URL, "", 3},
 		{"a long line that is no HTTP", receive(t, func(w http.ResponseWriter, _ *http.Request) {
 			c, _, err := http.NewResponseController(w).Hijack()
 			if err != nil {
@@ -214,12 +211,12 @@ func TestWebhookFaults(t *testing.T) {
 			}
 			_, _ = io.WriteString(c, strings.Repeat("no HTTP ", 5000)+"\r\n\r\n")
 			_ = c.Close()
-		}).URL, patience, "malformed HTTP", 3},
-		{"closed", receive(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }).URL, patience, "closed the connection without an answer", 3},
+		}).URL, "malformed HTTP", 3},
+		{"closed", receive(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }).URL, "closed the connection without an answer", 3},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			_, sink, a := openHook(t, &forward.Spec{Name: "f", To: test.to, Timeout: test.timeout, Parallel: 4})
+			_, sink, a := openHook(t, &forward.Spec{Name: "f", To: test.to, Timeout: patience, Parallel: 4})
 			err := sink.Send(t.Context(), telemetry(1, 1, 2, 3, 1, 2, 3))
 			if _, refused := errors.AsType[*forward.Refused](err); err == nil || refused || !strings.Contains(err.Error(), test.words) || a.get() != 0 || len(err.Error()) > 2*maxFault {
 				t.Errorf("got %v, settled %d", err, a.get())
@@ -231,6 +228,7 @@ func TestWebhookFaults(t *testing.T) {
 			}
 		})
 	}
+	t.Run("no answer", func(t *testing.T) { synctest.Test(t, noAnswer) })
 	t.Run("the context ends", func(t *testing.T) {
 		started := make(chan struct{}, 8)
 		s := receive(t, func(w http.ResponseWriter, r *http.Request) {
@@ -247,6 +245,26 @@ func TestWebhookFaults(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// noAnswer has a receiver that reads requests, and says nothing.
+func noAnswer(t *testing.T) {
+	target, sink, a := openHook(t, &forward.Spec{Name: "f", To: "http://receiver.example/", Timeout: 10 * time.Second, Parallel: 4})
+	var reading sync.WaitGroup
+	target.(*webhook).transport.DialContext = func(context.Context, string, string) (net.Conn, error) {
+		ours, theirs := net.Pipe()
+		reading.Go(func() { _, _ = io.Copy(io.Discard, theirs) })
+		return ours, nil
+	}
+	began := time.Now()
+	err := sink.Send(t.Context(), telemetry(1, 1, 2, 3, 1, 2, 3))
+	if err == nil || !strings.Contains(err.Error(), "the receiver did not answer within 10s") || a.get() != 0 || time.Since(began) != 10*time.Second {
+		t.Errorf("after %s: %v, settled %d", time.Since(began), err, a.get())
+	}
+	if unsent, is := errors.AsType[*forward.Unsent](err); !is || unsent.From != 4 {
+		t.Errorf("%+v cannot have left; three of six may have", unsent)
+	}
+	reading.Wait()
 }
 
 // TestWebhookIdleConnection has a receiver that closes a connection when the second request comes.

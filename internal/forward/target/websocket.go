@@ -41,7 +41,8 @@ type webSocketTarget struct {
 	url     string
 	tls     *tls.Config
 	header  http.Header
-	timeout time.Duration
+	timeout time.Duration       // of what is sent; the guard has that of connecting
+	closing time.Duration       // closeWait
 	scrub   func(string) string // takes secrets out of what the receiver says
 	bounded func(error) error   // bounds what repeats it
 }
@@ -56,7 +57,7 @@ func newWebSocket(spec *forward.Spec, g *guard, logger *slog.Logger) (forward.Ta
 	}
 	secret := *spec
 	t := &webSocketTarget{
-		guard: g, url: to.String(), timeout: g.timeout, header: http.Header{},
+		guard: g, url: to.String(), timeout: g.timeout, closing: closeWait, header: http.Header{},
 		scrub:   func(text string) string { return forward.Scrub(text, &secret) },
 		bounded: func(err error) error { return boundedFault(err, &secret) },
 	}
@@ -81,28 +82,33 @@ func newWebSocket(spec *forward.Spec, g *guard, logger *slog.Logger) (forward.Ta
 
 // Open implements forward.Target.
 func (t *webSocketTarget) Open(ctx context.Context, settled func(signalbox.Position)) (forward.Sink, error) {
-	dialling, cancel := context.WithTimeout(ctx, t.timeout)
+	dialling, cancel := context.WithTimeout(ctx, t.guard.timeout)
 	defer cancel()
-	var raw net.Conn
+	var raw *pacedConn
 	transport := t.guard.transport(t.tls)
 	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		var err error
-		if raw, err = t.guard.DialContext(ctx, network, address); err != nil {
-			return nil, err
+		if raw, err = t.guard.dialPaced(ctx, network, address); err != nil {
+			return nil, err // and no connection that is one of a kind
 		}
-		return newPacedConn(raw), nil
+		return raw, nil
 	}
 	defer transport.CloseIdleConnections()
 	conn, answer, err := websocket.Dial(dialling, t.url, &websocket.DialOptions{ //nolint:bodyclose // Dial says that nobody needs to
 		HTTPClient: &http.Client{Transport: transport, CheckRedirect: refuseRedirect},
 		HTTPHeader: t.header,
+		OnPingReceived: func(context.Context, []byte) bool {
+			raw.paced.took()
+			return true
+		},
+		OnPongReceived: func(context.Context, []byte) { raw.paced.took() },
 	})
 	if err != nil {
 		return nil, t.bounded(handshakeFault(answer, err))
 	}
 	conn.SetReadLimit(maxFrameBack)
 	s := &webSocketSink{
-		conn: conn, raw: raw, timeout: t.timeout, settled: settled, window: minWindow, scrub: t.scrub,
+		conn: conn, raw: raw, timeout: t.timeout, closeWait: t.closing, settled: settled, window: minWindow, scrub: t.scrub,
 		closing: make(chan struct{}), wrote: make(chan struct{}, 1), hurry: make(chan struct{}, 1), course: newCourse(),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
@@ -129,18 +135,19 @@ func handshakeFault(answer *http.Response, err error) error {
 func (t *webSocketTarget) Close() error { return nil }
 
 type webSocketSink struct {
-	conn    *websocket.Conn
-	raw     net.Conn // below conn, and below TLS
-	timeout time.Duration
-	settled func(signalbox.Position)
-	scrub   func(string) string
-	ctx     context.Context // the sink's life, which no single call spans
-	cancel  context.CancelFunc
-	closing chan struct{}
-	wrote   chan struct{} // holds a token when frames wait for a pong
-	hurry   chan struct{} // holds a token when Send waits for one
-	running sync.WaitGroup
-	once    sync.Once
+	conn      *websocket.Conn
+	raw       *pacedConn // below conn, and below TLS
+	timeout   time.Duration
+	closeWait time.Duration
+	settled   func(signalbox.Position)
+	scrub     func(string) string
+	ctx       context.Context // the sink's life, which no single call spans
+	cancel    context.CancelFunc
+	closing   chan struct{}
+	wrote     chan struct{} // holds a token when frames wait for a pong
+	hurry     chan struct{} // holds a token when Send waits for one
+	running   sync.WaitGroup
+	once      sync.Once
 
 	course
 	written, confirmed signalbox.Position
@@ -166,7 +173,7 @@ func (s *webSocketSink) Send(ctx context.Context, batch []forward.Message) error
 			err = s.waitForWindow(ctx, len(m.Body))
 		}
 		if err != nil {
-			return &forward.Unsent{From: m.Position, Err: err}
+			return unsent(batch, i, err)
 		}
 		kind := websocket.MessageText
 		if !utf8.Valid(m.Body) {
@@ -177,7 +184,7 @@ func (s *webSocketSink) Send(ctx context.Context, batch []forward.Message) error
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
 			}
-			return &forward.Unsent{From: m.Position + 1, Err: s.fail(s.fault(err))}
+			return unsent(batch, i+1, s.fail(s.fault(err)))
 		}
 		s.mu.Lock()
 		s.written = m.Position
@@ -272,6 +279,7 @@ func (s *webSocketSink) ping() bool {
 func (s *webSocketSink) read() {
 	for {
 		_, r, err := s.conn.Reader(s.ctx)
+		s.raw.paced.took()
 		if err == nil {
 			_, err = io.Copy(io.Discard, r)
 		}
@@ -310,7 +318,7 @@ func (s *webSocketSink) Flush(ctx context.Context) error {
 func (s *webSocketSink) Close() error {
 	s.once.Do(func() {
 		if s.Err() == nil {
-			ctx, cancel := context.WithTimeout(s.ctx, closeWait)
+			ctx, cancel := context.WithTimeout(s.ctx, s.closeWait)
 			s.Flush(ctx) //nolint:errcheck // what is not settled is sent again
 			cancel()
 		}
@@ -318,8 +326,8 @@ func (s *webSocketSink) Close() error {
 		if s.Err() != nil {
 			s.conn.CloseNow() //nolint:errcheck // it is broken
 		} else {
-			patience := time.AfterFunc(closeWait, func() { s.raw.Close() }) //nolint:errcheck // so that Close ends
-			s.conn.Close(websocket.StatusNormalClosure, "")                 //nolint:errcheck // nothing is left to lose
+			patience := time.AfterFunc(s.closeWait, func() { s.raw.Close() }) //nolint:errcheck // so that Close ends
+			s.conn.Close(websocket.StatusNormalClosure, "")                   //nolint:errcheck // nothing is left to lose
 			patience.Stop()
 		}
 		s.cancel()

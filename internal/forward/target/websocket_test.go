@@ -65,7 +65,9 @@ func TestWebSocketSettlesByPongs(t *testing.T) {
 		}
 	})
 	told := newSettlements()
-	sink := open(t, webSocketSpec(server), told)
+	target := newTarget(t, webSocketSpec(server)).(*webSocketTarget)
+	target.closing = patience
+	sink := openOf(t, target, told)
 	const n = 10_000
 	list := messages(1, n)
 	list[17].Body = []byte("\xff\xfe")
@@ -247,10 +249,8 @@ func TestWebSocketReceiverThatNeverReads(t *testing.T) {
 			release := make(chan struct{})
 			server := serveWebSocket(t, func(context.Context, *websocket.Conn) { <-release })
 			defer close(release)
-			spec := webSocketSpec(server)
-			spec.Timeout = 300 * time.Millisecond
 			told := newSettlements()
-			sink := open(t, spec, told)
+			sink := openOf(t, hasty(t, webSocketSpec(server)), told)
 			list := messages(1, c.n)
 			for i := range list {
 				list[i].Body = make([]byte, 10_000)
@@ -297,10 +297,8 @@ func TestWebSocketSlowReceiverIsWaitedFor(t *testing.T) {
 			time.Sleep(time.Millisecond) // it is slow: this is what is tested, not waited for
 		}
 	})
-	spec := webSocketSpec(server)
-	spec.Timeout = 5 * time.Second
 	told := newSettlements()
-	sink := open(t, spec, told)
+	sink := open(t, webSocketSpec(server), told)
 	list := messages(1, n)
 	for i := range list {
 		list[i].Body = make([]byte, 20_000)
@@ -318,7 +316,7 @@ func TestWebSocketSlowReceiverIsWaitedFor(t *testing.T) {
 }
 
 func TestWebSocketTLS(t *testing.T) {
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, err := websocket.Accept(w, r, nil)
 		if err != nil {
 			return
@@ -330,8 +328,9 @@ func TestWebSocketTLS(t *testing.T) {
 			}
 		}
 	}))
-	defer server.Close()
 	server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo)
+	server.StartTLS()
+	defer server.Close()
 	ca := filepath.Join(t.TempDir(), "ca.pem")
 	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}), 0o600); err != nil {
 		t.Fatal(err)
@@ -374,7 +373,7 @@ func TestWebSocketPython(t *testing.T) {
 		return lines.Text()
 	}
 	told := newSettlements()
-	sink := open(t, &forward.Spec{Name: "f", To: "ws://127.0.0.1:" + next() + "/"}, told)
+	sink := open(t, &forward.Spec{Name: "f", To: "ws://127.0.0.1:" + next() + "/", Timeout: patience}, told)
 	list := messages(1, 1000)
 	list[1].Body = []byte("\xff")
 	if err := sink.Send(ctx, list); err != nil {

@@ -22,7 +22,7 @@ import (
 	"signalbox/internal/gateway/loop"
 )
 
-const patience = 10 * time.Second
+const patience = 30 * time.Second
 
 // transports are the implementations that the contract is tested on.
 var transports = []struct {
@@ -260,7 +260,7 @@ func TestKept(t *testing.T) {
 		name  string
 		need  int // bytes consumed at once
 		pause time.Duration
-	}{{"small", 7, 0}, {"large", 300_000, 0}, {"paused", 5000, time.Millisecond}} {
+	}{{"small", 7, 0}, {"large", 300_000, 0}, {"paused", 20_000, time.Millisecond}} {
 		t.Run(c.name, func(t *testing.T) {
 			var got bytes.Buffer
 			var paused bool
@@ -326,6 +326,8 @@ func TestPauseStopsReading(t *testing.T) {
 	}, func(s *side) {
 		t := s.t
 		nc := s.dial(t)
+		nc.Write([]byte("x"))
+		await(t, "it is paused", func() bool { return s.group.Stats().Paused.Load() == 1 })
 		// Far more than all buffers hold: writing must block.
 		nc.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
 		if n, err := nc.Write(make([]byte, 64<<20)); err == nil {

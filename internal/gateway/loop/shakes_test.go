@@ -99,8 +99,12 @@ func TestGateBeforeHandshake(t *testing.T) {
 
 // TestStalledHandshakes has an address stall its handshakes while another one connects.
 func TestStalledHandshakes(t *testing.T) {
-	const places = 4 // so that one address has one of them, and 17 may wait
-	s, h := tlsSide(t, loop.Config{Handshakes: places, HandshakeTimeout: time.Second})
+	t.Parallel()
+	const (
+		places  = 4               // so that one address has one of them, and 17 may wait
+		timeout = 5 * time.Second // all are there before the first one is cut
+	)
+	s, h := tlsSide(t, loop.Config{Handshakes: places, HandshakeTimeout: timeout})
 	st := s.group.Stats()
 	var stalled []net.Conn
 	for range 30 {
@@ -117,7 +121,7 @@ func TestStalledHandshakes(t *testing.T) {
 			t.Errorf("a stalled connection reads %d bytes, %v", n, err)
 		}
 	}
-	if took := time.Since(began); took > 5*time.Second {
+	if took := time.Since(began); took > timeout+patience/2 {
 		t.Errorf("the stalled handshakes were cut after %s", took)
 	}
 	await(t, "only the good connection is left", func() bool { return st.Open.Load() == 1 })
@@ -168,7 +172,7 @@ func TestCloseEndsHandshakes(t *testing.T) {
 
 // TestManyHandshakes has more boards connect at once than there are places.
 func TestManyHandshakes(t *testing.T) {
-	s, _ := tlsSide(t, loop.Config{Handshakes: 8})
+	s, _ := tlsSide(t, loop.Config{Handshakes: 8, HandshakeTimeout: patience})
 	conns := make(chan error)
 	const boards = 30
 	for range boards {

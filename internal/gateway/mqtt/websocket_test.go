@@ -8,7 +8,6 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/coder/websocket"
 
@@ -20,7 +19,7 @@ import (
 // serveWeb starts a server of MQTT over WebSocket and gives its URL.
 func serveWeb(t *testing.T, h *handler) string {
 	t.Helper()
-	group, err := loop.New(loop.Config{Loops: 1, CloseTimeout: time.Second})
+	group, err := loop.New(loop.Config{Loops: 1, CloseTimeout: patience})
 	must(t, err)
 	server := mqtt.NewServer(mqtt.Config{}, h)
 	sockets := mqtt.NewWebSocket(server, mqtt.WebSocketConfig{Admits: func(origin string) bool { return origin == "" || origin == "https://good.example" }})
@@ -183,7 +182,7 @@ func TestWebSocketOrigins(t *testing.T) {
 // Stopping tells clients over WebSocket, too.
 func TestWebSocketStops(t *testing.T) {
 	h := newHandler()
-	group, err := loop.New(loop.Config{Loops: 1, CloseTimeout: time.Second})
+	group, err := loop.New(loop.Config{Loops: 1, CloseTimeout: patience})
 	must(t, err)
 	server := mqtt.NewServer(mqtt.Config{}, h)
 	sockets := mqtt.NewWebSocket(server, mqtt.WebSocketConfig{})

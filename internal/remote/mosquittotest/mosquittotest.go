@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"math/big"
+	mathrand "math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -22,7 +23,12 @@ import (
 )
 
 // startWait bounds how long the broker may take to accept connections.
-const startWait = 10 * time.Second
+const startWait = time.Minute
+
+// firstPort to lastPort are tried for listeners. They are below those that systems give to whoever
+// connects, which nobody can keep free from the look at them to the broker's start, or while it is
+// killed.
+const firstPort, lastPort = 15_000, 32_000
 
 // Options are what a broker is started with. The zero value admits everybody, with MQTT 3.1,
 // 3.1.1 and 5.0 over TCP, and keeps nothing over a restart.
@@ -185,16 +191,21 @@ func (b *Broker) Log() string {
 	return string(text)
 }
 
-// FreeAddress gives an address of 127.0.0.1 on which nothing listened a moment ago.
+// FreeAddress gives an address of 127.0.0.1 on which nothing listened a moment ago, and which nobody
+// is given by chance.
 func FreeAddress(tb testing.TB) string {
 	tb.Helper()
 	var config net.ListenConfig
-	l, err := config.Listen(tb.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
+	for range 1000 {
+		port := firstPort + mathrand.IntN(lastPort-firstPort)
+		l, err := config.Listen(tb.Context(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err == nil {
+			_ = l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	tb.Fatalf("no port from %d to %d is free", firstPort, lastPort)
+	return ""
 }
 
 // Port gives the port of an address.
