@@ -51,6 +51,8 @@ func TestFollowGoesOn(t *testing.T) {
 			fmt.Fprint(w, "event: telem") // cut in the middle
 		case 6:
 			fmt.Fprint(w, "event: lagged\ndata: {\"kind\":\"lagged\",\"after\":\"x-13\",\"until\":\"y-11\",\"reason\":\"lost\"}\n\n")
+		case 7: // what is left comes behind it: until is no place to come back to
+			fmt.Fprint(w, "event: lagged\ndata: {\"kind\":\"lagged\",\"after\":\"y-11\",\"until\":\"y-20\",\"reason\":\"dropped\"}\n\n")
 		default:
 			w.Header().Set("Content-Type", "application/problem+json")
 			w.WriteHeader(http.StatusUnauthorized)
@@ -76,13 +78,13 @@ func TestFollowGoesOn(t *testing.T) {
 			t.Errorf("the state is %+v", e.State)
 		}
 	}
-	if want := []string{"state", "readyx-9", "telemetryx-10", "telemetryx-13", "laggedlost"}; !slices.Equal(got, want) {
+	if want := []string{"state", "readyx-9", "telemetryx-10", "telemetryx-13", "laggedlost", "laggeddropped"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	if want := []string{"", "", "x-12", "x-12", "x-12", "x-13", "y-11"}; !slices.Equal(asked, want) {
+	if want := []string{"", "", "x-12", "x-12", "x-12", "x-13", "y-11", "y-11"}; !slices.Equal(asked, want) {
 		t.Errorf("asked for what is behind %q, want %q", asked, want)
 	}
-	if got := strings.Join(told, " "); got != "true false true false true false true" {
+	if got := strings.Join(told, " "); got != "true false true false true false true false true" {
 		t.Errorf("told that the connection was lost: %s", got)
 	}
 }

@@ -68,13 +68,16 @@ type ForwarderStatus struct {
 	Behind   int64  `json:"behind"`
 	// Sent counts messages handed to the transport, Settled those the receiver has, Redelivered
 	// those sent again, Failed datagrams that could not be sent, Skipped entries given up by the
-	// limits of the queue, Dead the dead letters.
+	// limits of the queue, Gaps how often retention had dropped something before it was read, Dead
+	// the dead letters, DeadDropped those that had to go for newer ones.
 	Sent        int64    `json:"sent"`
 	Settled     int64    `json:"settled"`
 	Redelivered int64    `json:"redelivered"`
 	Failed      int64    `json:"failed"`
 	Skipped     int64    `json:"skipped"`
+	Gaps        int64    `json:"gaps"`
 	Dead        int64    `json:"dead"`
+	DeadDropped int64    `json:"dead_dropped,omitempty"`
 	Reconnects  int64    `json:"reconnects"`
 	Receivers   []string `json:"receivers,omitempty"`
 }

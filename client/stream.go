@@ -72,7 +72,8 @@ type Event struct {
 	// Missed is how many events are missing, if that is known, between the cursors After and
 	// Until. Reason is why: slow (these events were not taken fast enough), too_far (more was
 	// missed than the hub reads for it), lost (the hub was killed before they were on disk, or
-	// restored from an older backup) or unknown_cursor (another hub's, or too old).
+	// restored from an older backup), unknown_cursor (another hub's, or too old) or dropped (retention
+	// dropped some of what was missed; the rest of it follows).
 	Missed int64  `json:"missed"`
 	After  string `json:"after"`
 	Until  string `json:"until"`
@@ -85,6 +86,9 @@ func (e *Event) next() string {
 	case "state":
 		return "" // states do not come in the order of the log
 	case "lagged":
+		if e.Reason == "dropped" {
+			return "" // what is still there lies before Until, and comes behind this event
+		}
 		return e.Until
 	default:
 		return e.Cursor

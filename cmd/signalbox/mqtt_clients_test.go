@@ -11,7 +11,7 @@ import (
 // programs and Eclipse's Python client, over TCP and WebSocket.
 func TestMQTTClients(t *testing.T) {
 	t.Parallel()
-	h := startHub(t, dataDir(t, "mqtt: {anonymous: ['Environ/#'], topics: [{filter: Environ/Temperature, device: env01, field: temp, format: number}]}\n"))
+	h := startHub(t, dataDir(t, "mqtt: {anonymous: ['Environ/#'], topics: [{preset: thingsboard}, {filter: Environ/Temperature, device: env01, field: temp, format: number}]}\n"))
 	h.add("esp01")
 	var token struct{ Secret string }
 	h.call(http.MethodPost, "/tokens", map[string]string{"name": "watcher", "scope": "read"}, &token)
@@ -21,7 +21,7 @@ func TestMQTTClients(t *testing.T) {
 	must(t, err)
 
 	at := []string{"-h", host, "-p", port}
-	sub := child(t, "/usr/bin/mosquitto_sub", append(at, "-V", "5", "-u", "x", "-P", token.Secret, "-t", "signalbox/+/telemetry", "-q", "1", "-F", "%t %p", "-C", "2")...)
+	sub := child(t, "/usr/bin/mosquitto_sub", append(at, "-V", "5", "-u", "x", "-P", token.Secret, "-t", "signalbox/+/telemetry", "-q", "1", "-F", "%t %p", "-C", "3")...)
 	sub.quiet = true
 	sub.start()
 	await(t, patience, "the watcher has subscribed", func() bool {
@@ -39,11 +39,13 @@ func TestMQTTClients(t *testing.T) {
 	}
 	pub(0, "-t", "Environ/Temperature", "-m", "25.8 °C")
 	pub(0, "-V", "5", "-u", "esp01", "-P", secretOf("esp01"), "-t", "signalbox/esp01/telemetry", "-m", `{"temp":19.0}`, "-q", "2")
+	pub(0, "-V", "311", "-u", "esp01:"+secretOf("esp01"), "-t", "v1/devices/me/telemetry", "-m", `{"temp":20.5}`, "-q", "1") // made for ThingsBoard
 	pub(4, "-V", "311", "-t", "elsewhere", "-u", "esp01", "-P", "wrong", "-m", "x")
+	pub(4, "-V", "311", "-t", "v1/devices/me/telemetry", "-u", secretOf("esp01"), "-m", "{}") // its secret alone
 	if code := sub.wait(muchPatience); code != 0 {
 		t.Errorf("mosquitto_sub ended with code %d: %s", code, sub.stderr.String())
 	}
-	for _, line := range []string{`signalbox/env01/telemetry {"temp":25.8}`, `signalbox/esp01/telemetry {"temp":19.0}`} {
+	for _, line := range []string{`signalbox/env01/telemetry {"temp":25.8}`, `signalbox/esp01/telemetry {"temp":19.0}`, `signalbox/esp01/telemetry {"temp":20.5}`} {
 		if !strings.Contains(sub.stdout.String(), line+"\n") {
 			t.Errorf("the watcher did not hear %s:\n%s", line, sub.stdout.String())
 		}

@@ -328,17 +328,19 @@ type forwarderWaits struct {
 
 // forwarderStatus is how a forwarder is.
 type forwarderStatus struct {
-	State       forward.State      `json:"state" enum:"connecting,flowing,catching_up,waiting,listening,paused" doc:"waiting: the target is away, fault says why; catching_up: connected, and behind the log."`
+	State       forward.State      `json:"state" enum:"connecting,flowing,catching_up,waiting,listening,paused" doc:"waiting: the target is away, fault says why; flowing: nothing is known to be wrong, and what is sent is less than 10 seconds old and 10,000 entries behind; catching_up: connected, and further behind the log."`
 	Fault       string             `json:"fault,omitempty" doc:"What went wrong last; absent while all is well."`
 	FaultAt     Time               `json:"fault_at,omitzero"`
 	Position    signalbox.Position `json:"position" doc:"Up to here in the log the receiver has everything."`
 	Behind      int64              `json:"behind" doc:"How many entries the log is ahead of that."`
 	Sent        int64              `json:"sent" doc:"Messages handed to the transport."`
 	Settled     int64              `json:"settled" doc:"Messages that the receiver has."`
-	Redelivered int64              `json:"redelivered" doc:"Messages that were sent again."`
+	Redelivered int64              `json:"redelivered" doc:"Messages sent with the mark that they may have been sent before."`
 	Failed      int64              `json:"failed" doc:"Datagrams that could not be sent."`
 	Skipped     int64              `json:"skipped" doc:"Entries given up by the limits of the queue."`
+	Gaps        int64              `json:"gaps" doc:"How often retention (history.keep) had dropped something before it was read; how many entries is not known."`
 	Dead        int64              `json:"dead" doc:"Dead letters."`
+	DeadDropped int64              `json:"dead_dropped,omitempty" doc:"Dead letters that had to go for newer ones (forward.max_dead_letters)."`
 	Reconnects  int64              `json:"reconnects"`
 	Receivers   []string           `json:"receivers,omitempty" doc:"tcp-listen: who is connected."`
 }
@@ -354,7 +356,7 @@ func viewForwarder(s *forward.Status) *forwarderView {
 		FromFile: s.FromFile, CreatedBy: s.CreatedBy, CreatedAt: Time{s.CreatedAt},
 		Status: forwarderStatus{
 			State: s.State, Fault: forward.Scrub(s.Fault, spec), FaultAt: Time{s.FaultAt}, Position: s.Cursor, Behind: s.Behind,
-			Sent: s.Sent, Settled: s.Settled, Redelivered: s.Redelivered, Failed: s.Failed, Skipped: s.Skipped, Dead: s.Dead,
+			Sent: s.Sent, Settled: s.Settled, Redelivered: s.Redelivered, Failed: s.Failed, Skipped: s.Skipped, Gaps: s.Gaps, Dead: s.Dead, DeadDropped: s.DeadDropped,
 			Reconnects: s.Reconnects, Receivers: s.Receivers,
 		},
 	}

@@ -78,7 +78,7 @@ type streamEvent struct {
 	Missed  int64      `json:"missed,omitempty" doc:"Of kind lagged: how many events are missing here; absent or 0: nobody knows."`
 	After   string     `json:"after,omitempty" doc:"Of kind lagged: the cursor before what is missing."`
 	Until   string     `json:"until,omitempty" doc:"Of kind lagged: the cursor behind what is missing."`
-	Reason  string     `json:"reason,omitempty" enum:"slow,too_far,lost,unknown_cursor" doc:"Of kind lagged: slow: this viewer did not keep up; too_far: more was missed than is read for it; lost: the hub was killed before these were on disk, or restored from an older backup; unknown_cursor: another hub's, or too old."`
+	Reason  string     `json:"reason,omitempty" enum:"slow,too_far,lost,unknown_cursor,dropped" doc:"Of kind lagged: slow: this viewer did not keep up; too_far: more was missed than is read for it; lost: the hub was killed before these were on disk, or restored from an older backup; unknown_cursor: another hub's, or too old; dropped: retention has dropped something of it, the rest follows behind this event, so come back with the cursor before it and not with until."`
 }
 
 func (s *server) registerStream() {

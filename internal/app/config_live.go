@@ -23,7 +23,7 @@ func defaultLive() LiveConfig {
 func liveSettings() []setting {
 	return []setting{
 		number("live.viewers", func(c *Config) *int { return &c.Live.Viewers }, 1, 100_000).
-			means("How many may watch at the same time; one more is answered with 429."),
+			means("How many may watch at the same time; one more is answered with 429. Viewers leave a tenth of the connections of the HTTP port (http.max_connections, or fewer when not so many files may be open) to others; the log says at the start when they are fewer for that."),
 		number("live.viewers_per_user", func(c *Config) *int { return &c.Live.PerUser }, 0, 100_000).
 			means("How many of them may be of one user or token; 0: half of live.viewers. One more is answered with 429. Whoever asks over the hub's own socket counts for live.viewers only."),
 		number("live.choices", func(c *Config) *int { return &c.Live.Choices }, 1, 10_000).

@@ -14,17 +14,20 @@ func TestDivideOpenFiles(t *testing.T) {
 		name    string
 		files   int
 		devices int // set; 0 for the default
+		http    int // the same
 		want    share
 		line    string // the level of the line that tells, empty for none
 	}{
-		{"no limit", 0, 0, share{devices: 1_000_000, http: 4096}, ""},
-		{"plenty", 2_000_000, 0, share{devices: 1_000_000, http: 4096}, ""},
-		{"a usual limit", 20_000, 0, share{devices: 18_623, http: 993}, "INFO"},
-		{"a usual limit and a wish", 20_000, 19_000, share{devices: 18_623, http: 993}, "WARN"},
-		{"a usual limit and a modest wish", 20_000, 10_000, share{devices: 10_000, http: 4096}, ""},
-		{"few", 1024, 0, share{devices: 630, http: 224}, "INFO"},
-		{"very few", 64, 0, share{devices: 20, http: 12}, "INFO"},
-		{"none to speak of", 4, 0, share{devices: 1, http: 1}, "INFO"},
+		{"no limit", 0, 0, 0, share{devices: 1_000_000, http: 4096, viewers: 1000}, ""},
+		{"plenty", 2_000_000, 0, 0, share{devices: 1_000_000, http: 4096, viewers: 1000}, ""},
+		{"a usual limit", 20_000, 0, 0, share{devices: 18_623, http: 993, viewers: 894}, "INFO"},
+		{"a usual limit and a wish", 20_000, 19_000, 0, share{devices: 18_623, http: 993, viewers: 894}, "WARN"},
+		{"a usual limit and a modest wish", 20_000, 10_000, 0, share{devices: 10_000, http: 4096, viewers: 1000}, ""},
+		{"few", 1024, 0, 0, share{devices: 630, http: 224, viewers: 202}, "INFO"},
+		{"very few", 64, 0, 0, share{devices: 20, http: 12, viewers: 11}, "INFO"},
+		{"none to speak of", 4, 0, 0, share{devices: 1, http: 1, viewers: 1}, "INFO"},
+		{"few by choice", 0, 0, 500, share{devices: 1_000_000, http: 500, viewers: 450}, "INFO"},
+		{"one by choice", 0, 0, 1, share{devices: 1_000_000, http: 1, viewers: 1}, "INFO"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -32,9 +35,12 @@ func TestDivideOpenFiles(t *testing.T) {
 			if tt.devices != 0 {
 				c.Devices.MaxConnections = tt.devices
 			}
+			if tt.http != 0 {
+				c.HTTP.MaxConnections = tt.http
+			}
 			got := divide(tt.files, &c)
-			if got.devices != tt.want.devices || got.http != tt.want.http {
-				t.Errorf("devices get %d and people %d, want %d and %d", got.devices, got.http, tt.want.devices, tt.want.http)
+			if got.devices != tt.want.devices || got.http != tt.want.http || got.viewers != tt.want.viewers {
+				t.Errorf("devices get %d, people %d and viewers %d, want %d, %d and %d", got.devices, got.http, got.viewers, tt.want.devices, tt.want.http, tt.want.viewers)
 			}
 			if tt.files >= 64 {
 				if all := gateway.Reach(got.devices) + got.http; all >= tt.files || got.sockets+got.http >= tt.files {

@@ -154,11 +154,13 @@ func newForwardCollector(m *forward.Manager) *forwardCollector {
 	add(prometheus.CounterValue, "redelivered", "Messages that were sent again.", func(s *forward.Status) float64 { return float64(s.Redelivered) })
 	add(prometheus.CounterValue, "failed", "Datagrams that could not be sent.", func(s *forward.Status) float64 { return float64(s.Failed) })
 	add(prometheus.CounterValue, "skipped", "Entries given up by the limits of the queue.", func(s *forward.Status) float64 { return float64(s.Skipped) })
+	add(prometheus.CounterValue, "gaps", "How often retention had dropped something before it was read.", func(s *forward.Status) float64 { return float64(s.Gaps) })
 	add(prometheus.CounterValue, "reconnects", "Connections made after the first.", func(s *forward.Status) float64 { return float64(s.Reconnects) })
 	count("bytes", "Bytes of these messages.", func(s *forward.Stats) float64 { return float64(s.Bytes.Load()) })
 	count("replayed", "Messages that replays played into the forwarder.", func(s *forward.Stats) float64 { return float64(s.Replayed.Load()) })
 	count("resent", "Dead letters that were sent again.", func(s *forward.Stats) float64 { return float64(s.Resent.Load()) })
 	count("dead_letters_made", "Messages that became dead letters.", func(s *forward.Stats) float64 { return float64(s.Buried.Load()) })
+	count("dead_letters_dropped", "Dead letters that had to go for newer ones.", func(s *forward.Stats) float64 { return float64(s.DeadDropped.Load()) })
 	return c
 }
 

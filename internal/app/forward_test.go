@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -133,10 +134,26 @@ type receiver struct {
 
 func newReceiver(t *testing.T, ack bool) *receiver {
 	t.Helper()
-	r := &receiver{t: t, address: "127.0.0.1:0", ack: ack, seen: map[int]bool{}, fresh: make(chan struct{}, 1)}
+	r := &receiver{t: t, address: lastingAddress(t), ack: ack, seen: map[int]bool{}, fresh: make(chan struct{}, 1)}
 	r.open()
 	t.Cleanup(r.close)
 	return r
+}
+
+// lastingAddress gives an address that stays free while nobody listens: its port is below those
+// that the system gives to whoever connects.
+func lastingAddress(t *testing.T) string {
+	t.Helper()
+	var config net.ListenConfig
+	for range 100 {
+		l, err := config.Listen(t.Context(), "tcp", fmt.Sprint("127.0.0.1:", 10_000+rand.IntN(5_000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 func (r *receiver) open() {
@@ -146,7 +163,7 @@ func (r *receiver) open() {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.listen, r.address = l, l.Addr().String()
+	r.listen = l
 	r.done.Go(func() {
 		for {
 			conn, err := l.Accept()

@@ -19,7 +19,7 @@ type liveParts struct {
 func (a *App) openLive() {
 	c := a.cfg.Live
 	a.live.hub = live.New(live.Config{
-		Viewers: c.Viewers, PerUser: c.PerUser, Choices: c.Choices, Queue: c.Queue, Intake: c.Intake, Resume: c.Resume, Resumes: c.Resumes, Logger: a.logger,
+		Viewers: a.files.viewers, PerUser: c.PerUser, Choices: c.Choices, Queue: c.Queue, Intake: c.Intake, Resume: c.Resume, Resumes: c.Resumes, Logger: a.logger,
 	}, live.Parts{Log: a.log, Bus: &a.bus, Devices: a.devices, Command: api.CommandEvent})
 }
 

@@ -70,6 +70,10 @@ type part struct {
 // newRetainer makes one with the totals that are stored.
 func newRetainer(ctx context.Context, st *store.Store, log *history.Log, devices *registry.Registry, rules []Keep, logger *slog.Logger) (*retainer, error) {
 	r := &retainer{log: log, store: st, devices: devices, rules: rules, logger: logger, asked: make(chan struct{}, 1)}
+	log.Unmissed(func(id signalbox.DeviceID) bool { // nobody is shown anything of it
+		_, removed := r.ruleOf(id)
+		return removed
+	})
 	text, err := st.Meta(ctx, totalsName)
 	if err != nil {
 		return nil, err

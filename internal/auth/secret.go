@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
+	"strings"
 
 	"signalbox"
 )
@@ -31,6 +32,20 @@ const alphabet = "abcdefghijkmnpqrstuvwxyz23456789"
 // NewSecret makes a device secret: 26 characters out of a to z and 2 to 9, at least 130
 // random bits. Keep it by HashGenerated.
 func NewSecret() string { return random(secretLen) }
+
+// LooksGenerated reports whether b may be a secret made by NewSecret. It is for what is not to be
+// written into a log.
+func LooksGenerated(b []byte) bool {
+	if len(b) != secretLen {
+		return false
+	}
+	for _, c := range b {
+		if strings.IndexByte(alphabet, c) < 0 {
+			return false
+		}
+	}
+	return true
+}
 
 // random gives n random characters of the alphabet, 5 bits each.
 func random(n int) string {

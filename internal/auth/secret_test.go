@@ -225,3 +225,16 @@ func BenchmarkVerify100000(b *testing.B) {
 		}
 	}
 }
+
+func TestLooksGenerated(t *testing.T) {
+	t.Parallel()
+	secret := NewSecret()
+	for text, want := range map[string]bool{
+		secret: true, strings.Repeat("a", 26): true, strings.Repeat("a", 25): false, strings.Repeat("a", 27): false,
+		"": false, "esp01": false, strings.ToUpper(secret[:25]) + "A": false, secret[:25] + "0": false, secret[:25] + ":": false,
+	} {
+		if got := LooksGenerated([]byte(text)); got != want {
+			t.Errorf("%q looks generated: %v, want %v", text, got, want)
+		}
+	}
+}

@@ -472,7 +472,7 @@ func TestRefuse(t *testing.T) {
 		want packet.Reason
 	}{{packet.V5, 1, packet.NotAuthorized}, {packet.V5, 2, packet.NotAuthorized}, {packet.V311, 1, 0}, {packet.V311, 2, 0}} {
 		c := h.connect(t, "c", func(h *broker.Hello) { h.Connect.Version = tc.v })
-		c.Refuse(&packet.Packet{Type: packet.PUBLISH, QoS: tc.qos, ID: 4}, packet.NotAuthorized)
+		c.Refuse(&packet.Packet{Type: packet.PUBLISH, QoS: tc.qos, ID: 4}, packet.NotAuthorized, "")
 		if g := c.next(t); g.Reason != tc.want || g.ID != 4 || g.Type != packet.PUBACK+packet.Type(tc.qos-1) {
 			t.Errorf("%+v: type %d, reason %#x", tc, g.Type, g.Reason)
 		}

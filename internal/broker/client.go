@@ -44,15 +44,15 @@ func (c *client) owner() string { return c.key[:c.ownerLen] }
 // by the connection's event loop, one at a time; they never block. After another connection
 // has taken the session over they do nothing and ask for the end.
 type Session struct {
-	c        *client
-	peer     Peer
-	aliases  *[]alias // what the client's topic aliases stand for; nil before the first
-	gen      uint32
-	largest  uint32 // the client's maximum packet size, 0 for none
-	window   uint16 // the messages it may have unacknowledged
-	version  packet.Version
-	volatile bool        // nothing of what it publishes is retained
-	ready    atomic.Bool // CONNACK has left
+	c       *client
+	peer    Peer
+	aliases *[]alias // what the client's topic aliases stand for; nil before the first
+	gen     uint32
+	largest uint32 // the client's maximum packet size, 0 for none
+	window  uint16 // the messages it may have unacknowledged
+	version packet.Version
+	traits  trait
+	ready   atomic.Bool // CONNACK has left
 }
 
 type alias []byte

@@ -135,8 +135,14 @@ func (b *Broker) enter(a *arrival, key string, ownerLen int) (*Session, Outcome)
 		b.stats.SessionsRefused.Add(1)
 		return nil, Outcome{Close: true, Reason: packet.QuotaExceeded, Words: "The server keeps as many sessions as it may, in all or for these credentials."}
 	}
-	s := &Session{peer: a.Peer, volatile: a.Volatile, version: a.Connect.Version, window: uint16(b.cfg.Inflight)} //nolint:gosec // at most 4,096
+	s := &Session{peer: a.Peer, version: a.Connect.Version, window: uint16(b.cfg.Inflight)} //nolint:gosec // at most 4,096
+	if a.Volatile {
+		s.traits |= traitVolatile
+	}
 	if p := a.Properties; p != nil {
+		if p.Has(packet.RequestProblem) && p.RequestProblem == 0 {
+			s.traits |= traitTerse
+		}
 		if p.Has(packet.ReceiveMaximum) {
 			s.window = min(s.window, p.ReceiveMaximum) // [MQTT-3.3.4-9]
 		}

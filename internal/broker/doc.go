@@ -61,6 +61,9 @@
 // disk; 1 by the identifier of a publish whose PUBACK has not left yet. Beyond that 1 is at
 // least once.
 //
+// Answers that say that something failed have a reason string of at most 160 bytes for 5.0 clients
+// that want it and take a packet of that size (3.1.2.11.7); not while very many answers wait.
+//
 // # Loss
 //
 // Messages with quality of service 0 are handed to a connection at once. While a quarter of its

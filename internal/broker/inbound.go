@@ -66,10 +66,10 @@ func (s *Session) publish(p *packet.Packet, quiet bool) Outcome {
 		return takenOver()
 	}
 	if len(p.Topic) == 0 || p.Topic[0] == '$' { // 4.7.2: topics of the server's own
-		return s.Refuse(p, packet.NotAuthorized)
+		return s.Refuse(p, packet.NotAuthorized, "topics that begin with $ are the server's own")
 	}
 	if p.Properties.Has(packet.PayloadFormat) && packet.CheckPayload(&p.Properties, p.Payload) != nil { // 3.3.2.3.2
-		return s.Refuse(p, packet.PayloadFormatInvalid)
+		return s.Refuse(p, packet.PayloadFormatInvalid, "the payload is not the UTF-8 that its payload format indicator says")
 	}
 	if p.QoS > 0 {
 		if known, outcome := s.admit(p); known {
@@ -86,8 +86,8 @@ func (s *Session) publish(p *packet.Packet, quiet bool) Outcome {
 	r.properties = &p.Properties
 	if r.keep = p.Retain && s.mayRetain(r); p.Retain && !r.keep {
 		b.stats.RetainedRefused.Add(1)
-		if s.version == packet.V5 && p.QoS > 0 && !s.volatile {
-			return s.Refuse(p, packet.QuotaExceeded)
+		if s.version == packet.V5 && p.QoS > 0 && !s.is(traitVolatile) {
+			return s.Refuse(p, packet.QuotaExceeded, "no more can be retained, in all or of this client")
 		}
 	}
 	if p.QoS == 2 && c.onDisk.Load() {
@@ -107,7 +107,7 @@ func (s *Session) publish(p *packet.Packet, quiet bool) Outcome {
 		b.stats.Waited.Add(1)
 		return Outcome{Wait: pause}
 	case Refused:
-		return s.Refuse(p, max(r.taking.Reason, packet.UnspecifiedError))
+		return s.Refuse(p, max(r.taking.Reason, packet.UnspecifiedError), r.taking.Words)
 	default:
 		return Outcome{Close: true, Reason: packet.ServerShuttingDown, Words: "The server takes nothing from this connection any more."}
 	}
@@ -115,7 +115,7 @@ func (s *Session) publish(p *packet.Packet, quiet bool) Outcome {
 
 // mayRetain reports whether a message that asks for it is to be retained.
 func (s *Session) mayRetain(r *routing) bool {
-	if s.volatile {
+	if s.is(traitVolatile) {
 		return false
 	}
 	if len(r.payload) == 0 {
@@ -175,8 +175,9 @@ func (s *Session) accepted(p *packet.Packet, r *routing) {
 }
 
 // Refuse answers a PUBLISH that is not taken: 5.0 clients get the reason, which has to be
-// one of PUBACK (3.4.2.1); 3.1.1 has no way to tell [MQTT-3.3.5-2].
-func (s *Session) Refuse(p *packet.Packet, reason packet.Reason) Outcome {
+// one of PUBACK (3.4.2.1), and the words, if they want them and there is room; 3.1.1 has no way to
+// tell [MQTT-3.3.5-2].
+func (s *Session) Refuse(p *packet.Packet, reason packet.Reason, words string) Outcome {
 	s.c.b.stats.Refused.Add(1)
 	if p.QoS == 0 {
 		return Outcome{}
@@ -188,9 +189,12 @@ func (s *Session) Refuse(p *packet.Packet, reason packet.Reason) Outcome {
 	if s.version != packet.V5 {
 		reason = packet.Success
 	}
-	s.answer(ack{kind: kind, id: p.ID, reason: reason, again: true})
+	s.failed(ack{kind: kind, id: p.ID, reason: reason}, words)
 	return Outcome{}
 }
+
+// noSuchID are the words for a packet identifier that has no message.
+const noSuchID = "no message has this packet identifier"
 
 // release takes PUBREL: the identifier may be used again, once that is on disk.
 func (s *Session) release(id uint16) Outcome {
@@ -210,11 +214,11 @@ func (s *Session) release(id uint16) Outcome {
 		if c.conn != s {
 			return takenOver()
 		}
-		e := ack{kind: packet.PUBCOMP, id: id}
-		if !forget() {
-			e.reason, e.again = packet.PacketIDNotFound, true
+		if forget() {
+			s.answer(ack{kind: packet.PUBCOMP, id: id})
+		} else {
+			s.failed(ack{kind: packet.PUBCOMP, id: id, reason: packet.PacketIDNotFound}, noSuchID)
 		}
-		s.answer(e)
 		return Outcome{}
 	}
 	b.road.Lock()
@@ -225,7 +229,7 @@ func (s *Session) release(id uint16) Outcome {
 		return takenOver()
 	}
 	if c.in == nil || !c.in.exact.has(id) {
-		s.answer(ack{kind: packet.PUBCOMP, id: id, reason: packet.PacketIDNotFound, again: true})
+		s.failed(ack{kind: packet.PUBCOMP, id: id, reason: packet.PacketIDNotFound}, noSuchID)
 		return Outcome{}
 	}
 	p, err := b.record(b.keeper.Forget(c.kept.id, id), history.Acked)

@@ -270,7 +270,7 @@ func (s *Session) Ack(p *packet.Packet) Outcome {
 	case packet.PUBREC:
 		switch {
 		case !known || o.at(n).qos != 2:
-			s.answer(ack{kind: packet.PUBREL, id: p.ID, reason: packet.PacketIDNotFound})
+			s.failed(ack{kind: packet.PUBREL, id: p.ID, reason: packet.PacketIDNotFound}, noSuchID)
 		case p.Reason >= packet.UnspecifiedError: // 4.3.3: the client wants no more of it
 			c.done(o, n)
 			c.settle(o)

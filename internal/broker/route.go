@@ -16,6 +16,7 @@ type routing struct {
 	taking  Taking
 	from    *client // nil: the hub itself, or the will of a session that is gone
 	untaken bool    // not for the Taker
+	mine    bool    // not over what another owner has retained
 
 	topic      string // valid during the call, like payload and properties
 	payload    []byte
@@ -52,7 +53,7 @@ const keepFrame = 64 << 10
 func (b *Broker) finish(r *routing) {
 	if len(r.hits) == 0 && r.kept == nil { // nobody got it: most of what devices send
 		r.taking = Taking{}
-		r.from, r.publisher, r.untaken, r.topic, r.payload, r.properties, r.encoded = nil, nil, false, "", nil, nil, false
+		r.from, r.publisher, r.untaken, r.mine, r.topic, r.payload, r.properties, r.encoded = nil, nil, false, false, "", nil, nil, false
 		r.retain, r.keep, r.hasExpiry, r.packetID, r.position = false, false, false, 0, 0
 		b.routings.Put(r)
 		return
@@ -82,6 +83,9 @@ func (b *Broker) finish(r *routing) {
 func (b *Broker) take(r *routing) Verdict {
 	r.publisher = r.from
 	if !r.keep {
+		if r.mine && b.others(r.kept) {
+			return Refused
+		}
 		b.match(r)
 		if !b.records(r) {
 			verdict := b.ask(r, nil)
@@ -93,6 +97,9 @@ func (b *Broker) take(r *routing) Verdict {
 	}
 	b.road.Lock()
 	defer b.road.Unlock()
+	if r.mine && b.others(r.kept) { // what is retained changes under road alone
+		return Refused
+	}
 	if r.keep { // a subscription is made before it, or finds it retained: not both, and not neither
 		b.match(r)
 	}
@@ -472,6 +479,28 @@ func (b *Broker) Publish(m *durable.Message) error {
 	return b.publish(r, m)
 }
 
+// ErrOthers says that a topic's retained message is another owner's.
+var ErrOthers = errors.New("the retained message of the topic is another owner's")
+
+// PublishOwn is Publish for a retained message that is not to take the place of another owner's: then
+// nothing happens, and the error is ErrOthers. Nothing that clients publish at the same time comes in
+// between. Where there is no room to retain it, it is passed on all the same.
+func (b *Broker) PublishOwn(m *durable.Message) error {
+	if m.From == "" {
+		m.From = HubOwner
+	}
+	r := b.begin()
+	defer b.finish(r)
+	r.untaken, r.mine = true, true
+	return b.publish(r, m)
+}
+
+// others reports whether what is retained on m's topic is another owner's than m.
+func (b *Broker) others(m *durable.Message) bool {
+	owner, ok := b.RetainedBy(m.Topic)
+	return ok && owner != ownerOf(m)
+}
+
 func (b *Broker) publish(r *routing, m *durable.Message) error {
 	r.kept, r.topic, r.payload, r.qos, r.retain, r.keep = m, m.Topic, m.Payload, m.QoS, m.Retain, m.Retain
 	r.forwarded, r.encoded = append(r.forwarded[:0], m.Properties...), true
@@ -489,6 +518,11 @@ func (b *Broker) publish(r *routing, m *durable.Message) error {
 		r.keep = false
 	}
 	switch b.take(r) {
+	case Refused:
+		if r.mine {
+			return ErrOthers
+		}
+		return nil
 	case Later:
 		return history.ErrFull
 	case Stop:

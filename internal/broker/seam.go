@@ -80,9 +80,11 @@ type Taking struct {
 	// them, it must not have been appended.
 	Also *signalbox.Entry
 	// Position is set by the Taker with Taken and Duplicate: what must be on disk before the
-	// message may be acknowledged. Reason is set with Refused.
+	// message may be acknowledged. Reason is set with Refused, and Words, which say why to a client
+	// that wants to know; empty: nothing.
 	Position signalbox.Position
 	Reason   packet.Reason
+	Words    string
 	// Quiet is set by the Taker when subscribers are not to get the message. It is retained all
 	// the same if its Retain says so; Session.Consume is for messages of which that is known before.
 	Quiet bool

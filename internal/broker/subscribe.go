@@ -37,7 +37,7 @@ func (s *Session) Subscribe(p *packet.Packet, grant Grant) Outcome {
 	reasons := make([]byte, 0, len(p.Filters))
 	list := make([]wanted, 0, len(p.Filters))
 	var stored []durable.Subscription
-	room := b.filterRoom(c)
+	room, refused := b.filterRoom(c), -1
 	for i := range p.Filters {
 		f := &p.Filters[i]
 		reason := b.allow(f, grant)
@@ -49,6 +49,9 @@ func (s *Session) Subscribe(p *packet.Packet, grant Grant) Outcome {
 		}
 		if reason >= packet.UnspecifiedError {
 			b.stats.SubscriptionsRefused.Add(1)
+			if refused < 0 {
+				refused = i
+			}
 			if s.version != packet.V5 {
 				reason = packet.UnspecifiedError // the only failure of 3.1.1 (3.9.3)
 			}
@@ -92,7 +95,7 @@ func (s *Session) Subscribe(p *packet.Packet, grant Grant) Outcome {
 	if !retained {
 		jobs = nil
 	}
-	s.answer(ack{whole: &whole{packet.AppendSuback(nil, s.version, p.ID, reasons, nil), jobs}, settles: settles})
+	s.answer(ack{whole: &whole{s.suback(p.ID, reasons, refused), jobs}, settles: settles})
 	return Outcome{}
 }
 

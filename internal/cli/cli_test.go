@@ -292,6 +292,10 @@ func TestConfigCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.run("config", "check", file).want(t, ExitUsage, "hub.yaml:1:")
+	if err := os.WriteFile(file, []byte("http:\n  tls:\n    cert: /nowhere/cert.pem\n    key: /nowhere/key.pem\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.run("config", "check", file).want(t, ExitUsage, "hub.yaml:3: http.tls: the certificate /nowhere/cert.pem")
 	s.run("config", "doc").want(t, ExitOK, "# Configuration")
 }
 

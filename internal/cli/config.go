@@ -36,6 +36,9 @@ func (c *command) configCheckCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if err := loaded.CheckCertificates(); err != nil {
+				return err
+			}
 			if err := loaded.CheckForwarders(); err != nil {
 				return err
 			}

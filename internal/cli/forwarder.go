@@ -106,6 +106,14 @@ func (c *command) forwarderShowCommand() *cobra.Command {
 	}
 }
 
+// gapsText says how often a forwarder found that something was dropped.
+func gapsText(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.FormatInt(n, 10) + " (retention had dropped entries that were still to be sent; how many is not known)"
+}
+
 // printForwarder tells all of a forwarder.
 func (c *command) printForwarder(r *reach, f *client.Forwarder) error {
 	if c.flags.json {
@@ -124,7 +132,9 @@ func (c *command) printForwarder(r *reach, f *client.Forwarder) error {
 		{"redelivered", countText(s.Redelivered)},
 		{"failed", countText(s.Failed)},
 		{"skipped", countText(s.Skipped)},
+		{"gaps", gapsText(s.Gaps)},
 		{"dead letters", countText(s.Dead)},
+		{"dead dropped", countText(s.DeadDropped)},
 		{"reconnects", countText(s.Reconnects)},
 		{"receivers", strings.Join(s.Receivers, ", ")},
 		{"devices", strings.Join(f.Devices, ", ")},

@@ -218,6 +218,8 @@ func missed(e *client.Event) string {
 		return many + " lost that may have been shown: the hub was killed before they were on disk, or restored from an older backup."
 	case "unknown_cursor":
 		return "Events may be missing: the hub does not know the cursor; it is another hub's, or too old."
+	case "dropped":
+		return "Events may be missing: retention (history.keep) has dropped some of what was missed; the rest follows."
 	default:
 		return many + " missing: this terminal is too slow for them; «signalbox history» has them."
 	}

@@ -164,29 +164,61 @@ func assigned(t trial, v packet.Version) {
 }
 
 func noProblemInformation(t trial, v packet.Version) {
-	c := login(t, v, func(_ *packet.Connect, p *packet.Properties) {
-		p.Set(packet.RequestProblem)
-		p.RequestProblem = 0
-	})
-	plain := func() {
-		t.Helper()
-		p := c.read()
-		if p.Properties.Has(packet.ReasonString) || p.Properties.Has(packet.UserProperty) {
-			t.Errorf("a packet of type %d has a reason string or user properties: % x", p.Type, c.raw)
+	for _, wanted := range []uint8{0, 1} {
+		c := login(t, v, func(_ *packet.Connect, p *packet.Properties) {
+			p.Set(packet.RequestProblem)
+			p.RequestProblem = wanted
+		})
+		for i, told := range failures(c) {
+			if told && wanted == 0 {
+				t.Errorf("answer %d has a reason string or user properties", i)
+			}
+			if i < reasoned && !told && wanted == 1 { // or there would be nothing to leave out
+				t.Errorf("answer %d says nothing of what failed", i)
+			}
 		}
 	}
-	c.send(packet.AppendSubscribe(nil, v, 1, []packet.Filter{{Text: []byte("$SYS/forbidden/#"), QoS: 1}}, nil))
-	plain()
-	c.send(packet.AppendUnsubscribe(nil, v, 2, []packet.Filter{{Text: []byte("never")}}, nil))
-	plain()
-	for i, topic := range []string{unique(), "signalbox/nobody/telemetry"} {
-		p := message(topic, "?", 1)
-		p.ID = uint16(10 + i)
-		c.send(packet.AppendPublish(nil, v, p))
-		plain()
+}
+
+// reasoned is how many of the answers of failures say that something failed.
+const reasoned = 6
+
+// failures has the server answer with each packet that may have a reason string but CONNACK and
+// DISCONNECT, and gives for each whether it has one, or user properties.
+func failures(c *client) (told []bool) {
+	c.t.Helper()
+	read := func(want packet.Type) {
+		c.t.Helper()
+		p := c.read()
+		if p.Type != want {
+			c.t.Fatalf("a %v came, not a %v: % x", p.Type, want, c.raw)
+		}
+		told = append(told, p.Properties.Has(packet.ReasonString) || p.Properties.Has(packet.UserProperty))
 	}
-	c.send(packet.AppendAck(nil, v, packet.PUBREL, 77, packet.Success, nil))
-	plain()
+	publish := func(topic string, qos uint8) {
+		p := message(topic, "?", qos)
+		p.ID = 10 + uint16(qos)
+		c.send(packet.AppendPublish(nil, c.v, p))
+	}
+	deep := []packet.Filter{{Text: []byte(strings.Repeat("a/", 200)), QoS: 1}}
+	c.send(packet.AppendSubscribe(nil, c.v, 1, deep, nil))
+	read(packet.SUBACK)
+	publish("signalbox/nobody/telemetry", 1)
+	read(packet.PUBACK)
+	publish("signalbox/nobody/telemetry", 2)
+	read(packet.PUBREC)
+	c.send(packet.AppendAck(nil, c.v, packet.PUBREL, 77, packet.Success, nil))
+	read(packet.PUBCOMP)
+	c.send(packet.AppendAck(nil, c.v, packet.PUBREC, 78, packet.Success, nil))
+	read(packet.PUBREL)
+	publish("$SYS/x", 1)
+	read(packet.PUBACK)
+
+	c.send(packet.AppendUnsubscribe(nil, c.v, 2, []packet.Filter{{Text: []byte("never")}}, nil)) // 0x11 is no failure
+	read(packet.UNSUBACK)
+	publish(unique(), 1)
+	read(packet.PUBACK)
+	return told
 }
 
 // refusalChecks are about CONNECTs that are wrong.
@@ -200,10 +232,10 @@ func refusalChecks() []check {
 			}
 		}},
 		{"protocol level", "3.1.2-2", "3.1.2-2", func(t trial, v packet.Version) {
-			for _, level := range []byte{0, 3, 6, 0x84, 255} {
+			for _, level := range []byte{0, 3, 6, 0x83, 0x84, 255} {
 				c := dial(t, v)
 				c.send(frame(0x10, str("MQTT"), []byte{level, 2}, num(60), c.none(), str(unique())))
-				if told := c.unsupported(); !told && level < 5 {
+				if told := c.unsupported(); !told && level&0x7F < 5 {
 					t.Errorf("level %d was not answered with CONNACK", level)
 				}
 			}

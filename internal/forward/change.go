@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"slices"
 	"time"
 
@@ -250,21 +249,4 @@ func (m *Manager) drop(name string) {
 	}
 	delete(m.all, name)
 	m.publish()
-}
-
-// skips tells of what was given up, not too often. It is of the engine's goroutine.
-type skips struct {
-	last time.Time
-	n    int64 // not told yet
-	why  string
-}
-
-// tellSkipped tells of what was given up if that was not told a moment ago; last: in any case.
-func (f *forwarder) tellSkipped(logger *slog.Logger, last bool) {
-	s := &f.skips
-	if s.n == 0 || !last && !s.last.IsZero() && time.Since(s.last) < skipLogEvery {
-		return
-	}
-	logger.Warn("a forwarder is too far behind; entries were given up", "entries", s.n, "limit", s.why)
-	s.last, s.n = time.Now(), 0
 }

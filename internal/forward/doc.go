@@ -8,8 +8,10 @@
 // second copy, and nothing acknowledged to a device is lost to the receiver. Limits:
 // Queue.MaxEntries and Queue.MaxAge say how far a forwarder may be behind; what is older is
 // skipped, counted (positions, whatever they hold) and told in the hub's log, when the forwarder
-// reads on. What retention drops meanwhile is not forwarded, nor is what was of a device that has
-// been removed; types are those that devices have now.
+// reads on. What retention drops meanwhile cannot be forwarded: that is told in the hub's log and
+// counted (Status.Gaps), once until more is dropped of what is still to be read; how many entries, and
+// whether they were of the chosen devices, nobody knows. What was of a device that has been removed is
+// not forwarded; types are those that devices have now.
 // Telemetry that was imported is no news and is not forwarded.
 //
 // # Contract
@@ -25,19 +27,24 @@
 //   - Duplicates. What may have been sent before carries a mark («redelivered»): in JSON lines,
 //     WebSocket frames and CloudEvents a member, in templates {redelivered}. The B2 frame has no
 //     room for it. Nothing comes twice without the mark. Nothing carries it, or counts as sent,
-//     of which the transport says that it cannot have left; nothing that was not handed to it does, but after a kill: before anything is sent it is on disk that the
-//     forwarder is flowing, and then what was committed before the kill may have been sent. While
-//     its target is away, a forwarder is not flowing.
+//     of which the transport says that it cannot have left; nothing that was not handed to it does, but
+//     after a kill: before anything is sent it is on disk how far that may go. One that is far behind
+//     the log's end may go to the end of the batch in hand, or as far as it gets in about a second;
+//     one that has caught up is flowing, and then what was committed before the kill may have been
+//     sent. While its target is away, a forwarder is not flowing.
 //   - Faults. A target that is away, slow, resets or answers with an error is tried again after a
 //     wait that doubles from Backoff.Min to Backoff.Max, with jitter. What a receiver refuses for
 //     good becomes a dead letter, to be looked at, sent again, or dropped; so does what it refused
 //     Spec.Attempts times (counted in memory: a restart begins anew), and what has no usable topic.
 //     A dead letter and the place behind it are on disk together: a kill neither loses nor doubles
-//     it. Beyond MaxDeadLetters the oldest are dropped. When the store cannot be written, a
-//     connection that is flowing goes on; none begins. Behind a refusal for good a sink that can be
-//     used goes on with what was read. A forwarder is said to flow when something was settled since the
-//     last fault, or nothing waits; a fault is as well that nothing of what is on its way was settled for
-//     30 s (twice Spec.Timeout if that is longer). That a listening one has no receiver any more is none.
+//     it. Beyond MaxDeadLetters the oldest are dropped, and counted. When the store cannot be written,
+//     a connection that is flowing goes on; none begins, and one that is behind stops where it may go
+//     no further. Behind a refusal for good a sink that can be used goes on with what was read. Place
+//     and figures move while a sink has a batch in hand. A forwarder is said to flow when something
+//     was settled since the last fault, or nothing waits; a fault is as well that nothing of what is
+//     on its way was settled for 30 s (twice Spec.Timeout if that is longer). That a listening one has
+//     no receiver any more is none. Of what happens often the hub's log is told the first time, and
+//     then once a minute.
 //   - Places. A new forwarder begins at the log's end; that place is on disk before anything else
 //     comes. One of the configuration file keeps its place by its name over restarts; when a hub
 //     begins to serve (Run) and does not find it in the file any more, its place and its dead
@@ -45,9 +52,9 @@
 //     it may have been sent. A change, of the target too, keeps the place. Of two of one name the
 //     file's runs; the other is shown with a fault.
 //   - Replays play into forwarders in between, see Manager.Sink.
-//   - Concurrency. Each forwarder has two goroutines of its own, one that reads ahead and one that
-//     sends, and none waits for another, but that two at a time (in turns) read what is far behind
-//     the log's end. Nothing here is on a device's road: entries are read when they are on disk.
+//   - Concurrency. Each forwarder has goroutines of its own: one that reads ahead, one that sends, and
+//     one for a call to its sink that may take long. None waits for another forwarder's, but two at a
+//     time (in turns) read what is far behind the log's end. Nothing here is on a device's road: entries are read when they are on disk.
 //   - Safety. A target that was set through the API may not be on a private, loopback or link-local
 //     address unless Config.Allow lists it; the address is checked when it is dialled, after names
 //     were resolved. Redirects are not followed, proxies of the environment are not used.

@@ -87,6 +87,8 @@ type batch struct {
 	seq     uint64
 	// skips are positions that were given up.
 	skips []skip
+	// gap is where history had not everything any more; to is 0 without one.
+	gap skip
 }
 
 // skip is a range of positions from < p ≤ to.
@@ -97,7 +99,7 @@ type skip struct {
 
 func (b *batch) reset() {
 	clear(b.msgs)
-	b.msgs, b.drafts, b.buf, b.text, b.scanned, b.skips = b.msgs[:0], b.drafts[:0], b.buf[:0], b.text[:0], 0, b.skips[:0]
+	b.msgs, b.drafts, b.buf, b.text, b.scanned, b.skips, b.gap = b.msgs[:0], b.drafts[:0], b.buf[:0], b.text[:0], 0, b.skips[:0], skip{}
 }
 
 // seal gives the messages their texts, now that these do not move any more.

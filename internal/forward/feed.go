@@ -28,6 +28,8 @@ const (
 	openReads = 2
 	// catchingUp is how many positions a forwarder is behind when it is said to catch up.
 	catchingUp = 10_000
+	// lateAfter is how old what is sent may be when a forwarder is not said to catch up.
+	lateAfter = 10 * time.Second
 )
 
 // errPark ends a reading that is to go on later.
@@ -223,7 +225,7 @@ func (d *feed) release() {
 
 // scan reads up to end.
 func (d *feed) scan(ctx context.Context, end signalbox.Position) error {
-	err := d.f.m.parts.Log.Since(ctx, history.SinceQuery{After: d.at, Until: end, Devices: d.devices(), Events: d.want.events},
+	err := d.f.m.parts.Log.Since(ctx, history.SinceQuery{After: d.at, Until: end, Devices: d.devices(), Events: d.want.events, Gap: d.gap},
 		func(e *signalbox.Entry) error { return d.take(ctx, e) })
 	if err == nil {
 		if d.old {

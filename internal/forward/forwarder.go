@@ -13,9 +13,10 @@ import (
 // Stats count what a forwarder did since it was made. Of what a kill interrupted a part is
 // counted twice or not at all.
 type Stats struct {
-	// Sent, Settled, Redelivered, Failed, Skipped and Reconnects are those of Status; Dead is how
-	// many dead letters there are, Buried how many there ever were.
-	Sent, Settled, Redelivered, Failed, Skipped, Reconnects, Dead, Buried atomic.Int64
+	// Sent, Settled, Redelivered, Failed, Skipped, Gaps and Reconnects are those of Status; Dead is how
+	// many dead letters there are, Buried how many there ever were, DeadDropped how many of them had to
+	// go for newer ones.
+	Sent, Settled, Redelivered, Failed, Skipped, Gaps, Reconnects, Dead, Buried, DeadDropped atomic.Int64
 	// Bytes are those of the messages sent; Replayed messages are those that replays played, and
 	// Resent dead letters that were sent again. Neither is in Sent.
 	Bytes, Replayed, Resent atomic.Int64
@@ -28,8 +29,10 @@ type counters struct {
 	Redelivered int64 `json:"redelivered,omitempty"`
 	Failed      int64 `json:"failed,omitempty"`
 	Skipped     int64 `json:"skipped,omitempty"`
+	Gaps        int64 `json:"gaps,omitempty"`
 	Reconnects  int64 `json:"reconnects,omitempty"`
 	Buried      int64 `json:"buried,omitempty"`
+	DeadDropped int64 `json:"dead_dropped,omitempty"`
 	Bytes       int64 `json:"bytes,omitempty"`
 	Replayed    int64 `json:"replayed,omitempty"`
 	Resent      int64 `json:"resent,omitempty"`
@@ -38,7 +41,7 @@ type counters struct {
 func (s *Stats) counters() counters {
 	return counters{
 		Sent: s.Sent.Load(), Settled: s.Settled.Load(), Redelivered: s.Redelivered.Load(), Failed: s.Failed.Load(), Skipped: s.Skipped.Load(),
-		Reconnects: s.Reconnects.Load(), Buried: s.Buried.Load(), Bytes: s.Bytes.Load(), Replayed: s.Replayed.Load(), Resent: s.Resent.Load(),
+		Gaps: s.Gaps.Load(), Reconnects: s.Reconnects.Load(), Buried: s.Buried.Load(), DeadDropped: s.DeadDropped.Load(), Bytes: s.Bytes.Load(), Replayed: s.Replayed.Load(), Resent: s.Resent.Load(),
 	}
 }
 
@@ -52,8 +55,10 @@ func (s *Stats) set(c *counters) {
 		{&s.Redelivered, c.Redelivered},
 		{&s.Failed, c.Failed},
 		{&s.Skipped, c.Skipped},
+		{&s.Gaps, c.Gaps},
 		{&s.Reconnects, c.Reconnects},
 		{&s.Buried, c.Buried},
+		{&s.DeadDropped, c.DeadDropped},
 		{&s.Bytes, c.Bytes},
 		{&s.Replayed, c.Replayed},
 		{&s.Resent, c.Resent},
@@ -71,21 +76,31 @@ type forwarder struct {
 	createdBy string
 	createdAt time.Time
 
-	place placing
-	stats Stats
-	wake  chan struct{} // nudged by commits
-	jobs  chan *job
-	ended chan struct{} // closed when the engine has ended for good
-	skips skips
-	stop  context.CancelFunc // ends the engine; nil: it was not started. Guarded by Manager.mu
+	place    placing
+	stats    Stats
+	wake     chan struct{} // nudged by commits
+	jobs     chan *job
+	ended    chan struct{} // closed when the engine has ended for good
+	tellings tellings
+	stop     context.CancelFunc // ends the engine; nil: it was not started. Guarded by Manager.mu
 
 	// mark is the position up to which messages may have been sent; the engine's own.
 	mark signalbox.Position
+	// pace is where and when it was last asked how far messages may be sent; the engine's own.
+	pace struct {
+		at   signalbox.Position
+		when time.Time
+	}
+	// seq and playSeq are the last numbers that messages of the log, and those of replays, were sent
+	// with, for Spec.Sequence; the engine's own.
+	seq, playSeq uint64
 
 	// job is what the engine has begun to send besides the log, gaveUp the latest range of
-	// positions that were given up; both are the engine's own.
+	// positions that were given up, holes the position up to which it was told that retention dropped
+	// something; all are the engine's own.
 	job    *job
 	gaveUp skip
+	holes  signalbox.Position
 
 	mu      sync.Mutex
 	spec    Spec               // with secrets, as it was given
@@ -160,14 +175,11 @@ func (f *forwarder) shown() State {
 	}
 }
 
-// fails notes what went wrong; text is shown as it is. It says whether it is another fault than
-// before.
-func (f *forwarder) fails(state State, text string) (news bool) {
+// fails notes what went wrong; text is shown as it is.
+func (f *forwarder) fails(state State, text string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	news = f.fault != text
 	f.state, f.fault, f.faultAt = state, text, time.Now()
-	return news
 }
 
 // well notes that all is well. It says whether it was not before.
@@ -213,7 +225,7 @@ func (f *forwarder) status() Status {
 		Spec: f.spec.Defaulted(), State: f.shown(), FromFile: f.fromFile, HasSecrets: secretNames(&f.spec.Secrets), Fault: f.fault, FaultAt: f.faultAt,
 		Cursor: at.cursor, Behind: int64(max(end, at.cursor) - at.cursor), CreatedBy: f.createdBy, CreatedAt: f.createdAt,
 		Sent: f.stats.Sent.Load(), Settled: f.stats.Settled.Load(), Redelivered: f.stats.Redelivered.Load(), Failed: f.stats.Failed.Load(),
-		Skipped: f.stats.Skipped.Load(), Dead: f.stats.Dead.Load(), Reconnects: f.stats.Reconnects.Load(),
+		Skipped: f.stats.Skipped.Load(), Gaps: f.stats.Gaps.Load(), Dead: f.stats.Dead.Load(), DeadDropped: f.stats.DeadDropped.Load(), Reconnects: f.stats.Reconnects.Load(),
 	}
 	s.Spec.Secrets = Secrets{}
 	s.Spec.Devices, s.Spec.Types, s.Spec.Fields = slices.Clone(s.Spec.Devices), slices.Clone(s.Spec.Types), slices.Clone(s.Spec.Fields)

@@ -65,7 +65,7 @@ func begin(tb testing.TB, dir string, cfg Config, names []string, targets func(s
 		tb.Fatal(err)
 	}
 	if cfg.Max == smallLimits {
-		w.m.limits = limits{batch: 7, window: 20, far: 10}
+		w.m.limits = limits{batch: 7, window: 20, far: 10, ahead: 5}
 	}
 	w.start = w.log.Committed()
 	ctx, cancel := context.WithCancel(context.Background())

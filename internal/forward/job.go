@@ -21,6 +21,9 @@ const (
 	resendPage = 64
 	// lateReport is how long a sink may take to report what Flush said is settled.
 	lateReport = time.Second
+	// playedRun is added to the mark of the hub's run for what replays play, whose numbers
+	// (Spec.Sequence) are their own.
+	playedRun = "-replay"
 )
 
 // errAnew ends a session whose sink is to be opened anew, though nothing is wrong.
@@ -115,6 +118,7 @@ func (s *session) play(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		f.playSeq = b.seq
 		s.l.played(j, n)
 	}
 	return nil
@@ -218,7 +222,7 @@ func (l *life) jobRefused(r *Refused) (again time.Duration, err error) {
 
 // jobBatch makes the next messages of a job.
 func (l *life) jobBatch(j *job) *batch {
-	b := &batch{}
+	b := &batch{seq: l.f.playSeq}
 	if j.letters != nil {
 		d := &j.letters[j.next]
 		m := Message{

@@ -31,8 +31,6 @@ type life struct {
 	target Target
 	logger *slog.Logger
 
-	// seq is the last number that a message was sent with, for Spec.Sequence.
-	seq uint64
 	// failed counts faults in a row; it paces the tries.
 	failed int
 	// tried counts the attempts for messages that the receiver refused, but may take later. A
@@ -42,6 +40,10 @@ type life struct {
 	doomed map[signalbox.Position]*Refused
 	// opened says that there was a connection, broke that something was wrong since.
 	opened, broke bool
+	// faults are those of which the log has not been told, away says that its last word is that the
+	// target does not take messages.
+	faults often
+	away   bool
 	// jobs is the encoder for what is sent besides the log.
 	jobs *encoder
 }
@@ -83,6 +85,7 @@ func (f *forwarder) live(ctx context.Context, spec *Spec) {
 		}
 		if errors.Is(err, errLeft) {
 			f.well()
+			l.away = false
 			f.enters(StateListening)
 		} else {
 			l.tell(err)
@@ -93,7 +96,7 @@ func (f *forwarder) live(ctx context.Context, spec *Spec) {
 
 // end lets go of the target.
 func (l *life) end() {
-	l.f.tellSkipped(l.logger, true)
+	l.tellOften(true)
 	if l.target == nil {
 		return
 	}
@@ -103,14 +106,20 @@ func (l *life) end() {
 	l.f.setTarget(nil)
 }
 
-// tell notes a fault; each is logged once.
+// tell notes a fault. A target that comes and goes is told to the log once a minute.
 func (l *life) tell(err error) {
 	text := Scrub(err.Error(), &l.spec)
 	if e, ok := errors.AsType[*signalbox.Error](err); ok && e.Err == nil {
 		text = Scrub(e.Message, &l.spec)
 	}
-	if l.f.fails(StateWaiting, text) && l.failed == 0 {
-		l.logger.Warn("a forwarder's target does not take messages; they wait", "fault", text)
+	l.f.fails(StateWaiting, text)
+	if l.away {
+		return
+	}
+	l.faults.n++
+	if n := l.faults.due(false); n > 0 {
+		l.away = true
+		l.logger.Warn("a forwarder's target does not take messages; they wait", "fault", text, "times", n)
 	}
 }
 
@@ -144,6 +153,7 @@ func (l *life) once(ctx context.Context) (again time.Duration, err error) {
 		if l.jobs, err = f.m.encoder(&l.spec); err != nil {
 			return 0, err
 		}
+		l.jobs.run += playedRun
 	}
 	if l.target == nil {
 		if l.target, err = f.m.parts.Targets(&l.spec, f.fromFile, f.m.cfg.Allow); err != nil {
@@ -212,14 +222,17 @@ func (l *life) refused(r *Refused) (again time.Duration, err error) {
 
 // bury makes a message of a batch, before which everything is settled, a dead letter.
 func (l *life) bury(ctx context.Context, m *Message, r *Refused) error {
-	err := l.f.bury(ctx, &store.DeadLetter{
+	dropped, err := l.f.bury(ctx, &store.DeadLetter{
 		Forwarder: l.f.name, Position: m.Position, Kind: kindOf(m.Kind), Device: m.Device, DeviceName: m.Name, ReceivedMicros: m.ReceivedMicros,
 		TimeMicros: m.TimeMicros, Attempts: max(l.tried[m.Position], 1), Status: r.Status, Reason: Scrub(r.Reason, &l.spec), Body: m.Body,
 	})
 	if err != nil {
 		return err
 	}
-	l.logger.Warn("a forwarder's receiver refused a message for good; it is a dead letter", "position", m.Position, "device", m.Name, "status", r.Status)
+	t := &l.f.tellings
+	t.letter.position, t.letter.device, t.letter.status = int64(m.Position), m.Name, r.Status //nolint:gosec // a place in the log
+	t.buried.n, t.dropped.n = t.buried.n+1, t.dropped.n+dropped
+	l.tellOften(false)
 	delete(l.tried, m.Position)
 	delete(l.doomed, m.Position)
 	return nil

@@ -103,7 +103,7 @@ type Manager struct {
 // limits are what tests have smaller.
 type limits struct {
 	batch, window int
-	far           signalbox.Position
+	far, ahead    signalbox.Position
 }
 
 // New makes the forwarders of the configuration and of the store. It is called when the log is
@@ -125,7 +125,7 @@ func New(ctx context.Context, cfg Config, parts Parts) (*Manager, error) {
 	m := &Manager{
 		cfg: cfg, parts: parts, run: hex.EncodeToString(mark), all: map[string]*forwarder{},
 		writing: make(chan struct{}, 1), dirtied: make(chan struct{}, 1), turns: make(chan struct{}, openReads),
-		limits: limits{MaxBatch, windowEntries, farBehind},
+		limits: limits{MaxBatch, windowEntries, farBehind, aheadOf},
 	}
 	for i := range cfg.File {
 		spec := cfg.File[i]

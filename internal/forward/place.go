@@ -19,6 +19,10 @@ const (
 	placeEvery = 200 * time.Millisecond
 	// ridePlaces are the places that one transaction takes.
 	ridePlaces = 64
+	// aheadOf is how far the log's end lies ahead of what is sent when it is on disk how far that may
+	// go, and boundFor how often at most that is written.
+	aheadOf  = MaxBatch
+	boundFor = time.Second
 	// storeTimeout bounds a transaction for which a forwarder waits.
 	storeTimeout = 30 * time.Second
 )
@@ -103,16 +107,26 @@ func (p *placing) wrote(w place, turn uint64) {
 	}
 }
 
+// covers says whether a kill after messages up to at were sent would be known to have come after
+// them, whatever happens.
+func (p *placing) covers(at signalbox.Position) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return at <= min(p.stored.sent, p.now.sent)
+}
+
 // flows says whether a kill after messages up to at were sent would be known to have come after
-// them. Unless that is so whatever happens, the place is flowing from here on: a writing of it
-// that begins later must not take back what is stored.
-func (p *placing) flows(at signalbox.Position) bool {
+// them. Unless that is so whatever happens, the place is flowing from here on, or up to bound if
+// that is not 0 and so not before at: a writing of it that begins later must not take back what is
+// stored.
+func (p *placing) flows(at, bound signalbox.Position) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if at <= min(p.stored.sent, p.now.sent) {
 		return true
 	}
-	p.now.flowing = true
+	p.now.flowing = bound == 0
+	p.now.sent = max(p.now.sent, bound)
 	return p.stored.flowing
 }
 
@@ -255,10 +269,47 @@ func (m *Manager) anyDirty() bool {
 // enter sees to it that a kill from now on is known to have come when messages up to at, and
 // those that follow, may have been sent.
 func (f *forwarder) enter(ctx context.Context, at signalbox.Position) error {
-	if f.place.flows(at) {
+	if f.place.covers(at) {
 		return nil
 	}
-	return f.write(ctx, nil)
+	bound := f.bound(at)
+	if !f.place.flows(at, bound) {
+		return f.write(ctx, nil)
+	}
+	if bound > 0 {
+		f.moved(func(*place) {})
+	}
+	return nil
+}
+
+// bound is how far messages may be sent, those up to at in any case, until that is to be on disk
+// anew: as far as is sent in boundFor at the present pace. 0: without end. A forwarder at the log's
+// end is not bound: after a kill hardly more counts as sent than was. One that is far behind is, or
+// all that waited would carry the mark.
+func (f *forwarder) bound(at signalbox.Position) signalbox.Position {
+	last, now := f.pace, time.Now()
+	f.pace.at, f.pace.when = at, now
+	switch {
+	case f.m.parts.Log.Committed() <= at+f.m.limits.ahead:
+		return 0
+	case last.at == 0 || last.at > at:
+		return at
+	default:
+		took := max(now.Sub(last.when), boundFor/10)
+		return at + (at-last.at)*signalbox.Position(boundFor/time.Millisecond)/signalbox.Position(took/time.Millisecond) //nolint:gosec // positive
+	}
+}
+
+// holdBack bounds what may be sent to last, which is under way, if the log has gone on far beyond.
+func (f *forwarder) holdBack(last signalbox.Position) {
+	if f.m.parts.Log.Committed() <= last+f.m.limits.ahead {
+		return
+	}
+	f.moved(func(now *place) {
+		if now.flowing {
+			now.flowing, now.sent = false, max(now.sent, last)
+		}
+	})
 }
 
 // errThere says that what was to be stored is stored already.
@@ -293,11 +344,11 @@ func (f *forwarder) write(ctx context.Context, also func(ctx context.Context, tx
 }
 
 // bury stores a message as a dead letter, and moves behind it: both or nothing. Everything before
-// it is settled.
-func (f *forwarder) bury(ctx context.Context, letter *store.DeadLetter) error {
+// it is settled. It gives how many others were dropped for it.
+func (f *forwarder) bury(ctx context.Context, letter *store.DeadLetter) (dropped int64, err error) {
 	letter.AtMicros = time.Now().UnixMicro()
 	most := f.m.cfg.MaxDeadLetters
-	err := f.write(ctx, func(ctx context.Context, tx *store.Tx, p *place) error {
+	err = f.write(ctx, func(ctx context.Context, tx *store.Tx, p *place) error {
 		if p.cursor >= letter.Position {
 			return errThere // of an attempt whose end was not known
 		}
@@ -305,23 +356,23 @@ func (f *forwarder) bury(ctx context.Context, letter *store.DeadLetter) error {
 		if err != nil {
 			return err
 		}
-		dropped, err := tx.TrimDeadLetters(ctx, f.name, most)
-		if err != nil {
+		if dropped, err = tx.TrimDeadLetters(ctx, f.name, most); err != nil {
 			return err
 		}
 		letter.ID, p.cursor, p.sent = id, letter.Position, max(p.sent, letter.Position)
-		to := *p
+		to, gone := *p, dropped
 		tx.Then(func() {
-			f.stats.Dead.Add(1 - dropped)
+			f.stats.Dead.Add(1 - gone)
+			f.stats.DeadDropped.Add(gone)
 			f.stats.Buried.Add(1)
 			f.moved(func(now *place) { now.cursor, now.sent = max(now.cursor, to.cursor), max(now.sent, to.sent) })
 		})
 		return nil
 	})
 	if errors.Is(err, errThere) {
-		return nil
+		return 0, nil
 	}
-	return err
+	return dropped, err
 }
 
 // nudge wakes whoever waits on c, now or next.

@@ -40,7 +40,7 @@ func TestFlows(t *testing.T) {
 	}
 	asks := func(p *placing, at signalbox.Position, want bool) {
 		t.Helper()
-		if got := p.flows(at); got != want {
+		if got := p.flows(at, 0); got != want {
 			t.Errorf("flows(%d) is %v, want %v; the place is %+v, stored %+v", at, got, want, p.now, p.stored)
 		}
 	}
@@ -271,7 +271,7 @@ func TestSkipsAreToldWhileItRuns(t *testing.T) {
 		if n := strings.Count(told.String(), "entries were given up"); n != 1 {
 			t.Errorf("at once the log tells:\n%s", told.String())
 		}
-		time.Sleep(2 * skipLogEvery)
+		time.Sleep(2 * tellEvery)
 		if n := strings.Count(told.String(), "entries were given up"); n != 2 {
 			t.Errorf("a minute later the log tells:\n%s", told.String())
 		}

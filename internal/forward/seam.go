@@ -32,7 +32,7 @@ type Message struct {
 	Replay string
 }
 
-// Target is where a forwarder sends to. Its methods are called by one goroutine. It may also have
+// Target is where a forwarder sends to. Its methods are called by one goroutine at a time. It may also have
 // Receivers() []string, who is connected at present, and Failed() int64, how many messages could
 // not be sent; these are called from any goroutine.
 type Target interface {
@@ -44,7 +44,8 @@ type Target interface {
 	Close() error
 }
 
-// Sink is an open way to a target; it is used by one goroutine.
+// Sink is an open way to a target; it is used by one goroutine at a time, and what it reports while
+// it has a batch in hand counts at once.
 type Sink interface {
 	// Send hands over messages in their order, and returns when the transport has taken them all.
 	// Their memory is lent for the call. An error means that the sink is of no use any more:

@@ -1,12 +1,9 @@
 package forward
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"math"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -24,8 +21,6 @@ const (
 	// openSlack is what Open may take beyond the spec's timeout, for names that have several
 	// addresses and for handshakes.
 	openSlack = 30 * time.Second
-	// skipLogEvery is the least time between two lines of the log about what was given up.
-	skipLogEvery = time.Minute
 )
 
 // errStuck says that a receiver took messages and never said that it has them.
@@ -75,6 +70,10 @@ type session struct {
 	stall   *time.Timer
 	armed   bool
 	stalled bool
+
+	// looks fires while a call to the sink takes long; lag is how old what was handed over last is.
+	looks *time.Timer
+	lag   time.Duration
 }
 
 // part is a batch of messages on their way.
@@ -164,6 +163,7 @@ func (s *session) open(ctx context.Context) error {
 	bounded, cancel := ctx, context.CancelFunc(func() {})
 	if schemeOf(l.spec.To).is("tcp-listen") { // Open waits for receivers
 		f.well()
+		l.away = false
 		f.enters(StateListening)
 	} else {
 		bounded, cancel = context.WithTimeout(ctx, l.spec.Timeout+openSlack)
@@ -192,13 +192,15 @@ func (s *session) connected() {
 // run sends until something goes wrong; without an error the sink is to be opened anew at once.
 func (s *session) run(ctx context.Context) error {
 	l, f := s.l, s.f
-	s.feed = l.begin(ctx, f.place.cursor(), f.mark, l.seq)
+	s.feed = l.begin(ctx, f.place.cursor(), f.mark, f.seq)
 	defer func() { s.feed.close() }()
 	s.stall = time.NewTimer(s.patience())
 	s.stall.Stop()
 	defer s.stall.Stop()
+	s.looks = time.NewTimer(lookEvery)
+	s.looks.Stop()
 	s.pace()
-	tick := time.NewTicker(skipLogEvery)
+	tick := time.NewTicker(tellEvery)
 	defer tick.Stop()
 	for {
 		if f.job != nil {
@@ -226,7 +228,7 @@ func (s *session) run(ctx context.Context) error {
 			return errors.New("the connection to the target ended")
 		case <-s.moved:
 		case <-tick.C:
-			f.tellSkipped(l.logger, false)
+			l.tellOften(false)
 		case <-s.stall.C:
 			s.advance()
 			s.checkStall()
@@ -261,7 +263,7 @@ func (s *session) pace() {
 		s.fine() // connected, and nothing waits
 	}
 	state := StateFlowing
-	if end > s.scanned+catchingUp {
+	if end > s.scanned+catchingUp || end > s.scanned && s.lag > lateAfter {
 		state = StateCatchingUp
 	}
 	s.f.goesOn(state)
@@ -269,7 +271,8 @@ func (s *session) pace() {
 
 // fine notes that the target does what it should.
 func (s *session) fine() {
-	if s.f.well() {
+	if s.f.well() && s.l.away {
+		s.l.away = false
 		s.l.logger.Info("a forwarder's target takes messages again")
 	}
 }
@@ -292,153 +295,6 @@ func (s *session) advance() {
 	}
 }
 
-// send hands a batch over. Messages that are to become dead letters are taken out.
-func (s *session) send(ctx context.Context, b *batch) error {
-	for _, sk := range b.skips {
-		s.skip(&sk)
-	}
-	for from := 0; from < len(b.msgs); {
-		i, r := s.doomed(b, from)
-		if err := s.give(ctx, b.msgs[from:i]); err != nil {
-			refused, ok := s.resumes(err)
-			if !ok {
-				return err
-			}
-			if from, err = s.judge(b, refused); err != nil {
-				return err
-			}
-			continue
-		}
-		if r == nil {
-			break
-		}
-		if err := s.flush(ctx); err != nil {
-			return err
-		}
-		if err := s.l.bury(ctx, &b.msgs[i], r); err != nil {
-			return fmt.Errorf("a dead letter cannot be stored: %w", err)
-		}
-		s.handed, s.scanned = max(s.handed, r.Position), max(s.scanned, r.Position)
-		s.f.mark = max(s.f.mark, r.Position)
-		s.l.failed = 0
-		s.fine() // it has answered
-		from = i + 1
-	}
-	f := s.f
-	s.scanned, s.l.seq = max(s.scanned, b.scanned), b.seq
-	s.advance()
-	if s.left() >= f.m.limits.window || s.bytes >= windowBytes {
-		return s.flush(ctx)
-	}
-	return nil
-}
-
-// give hands messages to the sink, when it is on disk that they may have been sent.
-func (s *session) give(ctx context.Context, msgs []Message) error {
-	if len(msgs) == 0 {
-		return nil
-	}
-	last := msgs[len(msgs)-1].Position
-	if err := s.f.enter(ctx, last); err != nil {
-		return fmt.Errorf("the forwarder's place cannot be stored: %w", err)
-	}
-	if last-s.handed > math.MaxUint32 {
-		if err := s.flush(ctx); err != nil {
-			return err
-		}
-		s.handed = msgs[0].Position - 1
-	}
-	err := s.sink.Send(ctx, msgs)
-	begun := msgs[:begunOf(msgs, err)]
-	s.count(begun)
-	if r, ok := usable(err); ok {
-		// What is at and behind the refused message is not on its way: it comes again.
-		n, _ := slices.BinarySearchFunc(begun, r.Position, byPosition)
-		begun = begun[:n]
-	}
-	s.push(begun)
-	return s.refusal(err)
-}
-
-// begunOf says how many messages may have left when Send returned err.
-func begunOf(msgs []Message, err error) int {
-	u, ok := errors.AsType[*Unsent](err)
-	if !ok {
-		return len(msgs)
-	}
-	n, _ := slices.BinarySearchFunc(msgs, u.From, byPosition)
-	return n
-}
-
-func byPosition(m Message, at signalbox.Position) int { return cmp.Compare(m.Position, at) }
-
-// usable gives a refusal behind which the sink goes on.
-func usable(err error) (*Refused, bool) {
-	r, ok := errors.AsType[*Refused](err)
-	return r, ok && r.Usable
-}
-
-// count counts messages that may have left.
-func (s *session) count(msgs []Message) {
-	if len(msgs) == 0 {
-		return
-	}
-	s.connected()
-	f := s.f
-	f.mark = max(f.mark, msgs[len(msgs)-1].Position)
-	again, size := 0, 0
-	for i := range msgs {
-		size += msgs[i].size()
-		if msgs[i].Redelivered {
-			again++
-		}
-	}
-	f.stats.Sent.Add(int64(len(msgs)))
-	f.stats.Redelivered.Add(int64(again))
-	f.stats.Bytes.Add(int64(size))
-}
-
-// doomed finds the next message from an index on that is to become a dead letter, and why; without
-// one it gives the end.
-func (s *session) doomed(b *batch, from int) (int, *Refused) {
-	for i := from; i < len(b.msgs); i++ {
-		if r := s.l.doomed[b.msgs[i].Position]; r != nil {
-			return i, r
-		}
-		if why := b.drafts[i].reason; why != "" {
-			return i, &Refused{Position: b.msgs[i].Position, Reason: why, Permanent: true}
-		}
-	}
-	return len(b.msgs), nil
-}
-
-// resumes says whether the batch in hand can go on behind an error: the sink can be used, and what
-// may have left already can be given the mark without reading it again.
-func (s *session) resumes(err error) (*Refused, bool) {
-	r, ok := usable(err)
-	if !ok || s.l.enc.format == FormatTemplate && s.l.enc.template.has(pieceRedelivered) && s.f.mark > r.Position {
-		return nil, false
-	}
-	return r, true
-}
-
-// judge judges a refusal in the midst of a batch. Without an error the batch goes on at an index, with
-// the message that has become a dead letter.
-func (s *session) judge(b *batch, r *Refused) (from int, err error) {
-	s.advance()
-	if again, err := s.l.refused(r); err != nil {
-		return 0, &judged{again, err}
-	}
-	from, _ = slices.BinarySearchFunc(b.msgs, r.Position, byPosition)
-	for i := from; i < len(b.msgs) && b.msgs[i].Position <= s.f.mark; i++ {
-		m := &b.msgs[i]
-		if !m.Redelivered {
-			m.Redelivered, m.Body = true, asRedelivered(s.l.spec.Format, m.Body)
-		}
-	}
-	return from, nil
-}
-
 // refusal takes it that everything before a refused message is settled.
 func (s *session) refusal(err error) error {
 	if r, ok := errors.AsType[*Refused](err); ok && !s.playing.Load() && r.Position > 0 && r.Position <= s.f.mark {
@@ -452,7 +308,10 @@ func (s *session) flush(ctx context.Context) error {
 	for s.advance(); s.left() > 0; s.advance() {
 		left := s.left()
 		bounded, cancel := context.WithTimeout(ctx, 2*s.l.spec.Timeout)
-		err := s.refusal(s.sink.Flush(bounded))
+		err := s.refusal(s.during(func() error { return s.sink.Flush(bounded) }, func() {
+			s.advance()
+			s.pace()
+		}))
 		late := bounded.Err() != nil && ctx.Err() == nil
 		cancel()
 		if err == nil {
@@ -483,8 +342,8 @@ func (s *session) skip(sk *skip) {
 	s.scanned = max(s.scanned, sk.to)
 	if n > 0 {
 		f.stats.Skipped.Add(n)
-		f.skips.n, f.skips.why = f.skips.n+n, sk.why
-		f.tellSkipped(s.l.logger, false)
+		f.tellings.skipped.n, f.tellings.why = f.tellings.skipped.n+n, sk.why
+		s.l.tellOften(false)
 	}
 }
 
@@ -501,5 +360,5 @@ func (s *session) close(ctx context.Context) {
 	}
 	s.closed.Store(true)
 	s.advance()
-	s.f.moved(func(now *place) { now.flowing, now.sent = false, max(now.sent, s.f.mark) })
+	s.f.moved(func(now *place) { now.flowing, now.sent = false, max(now.cursor, s.f.mark) })
 }

@@ -93,7 +93,10 @@ type State string
 // The states of a forwarder.
 const (
 	StateConnecting State = "connecting" // the first try
-	StateFlowing    State = "flowing"    // connected, something was settled since the last fault; nothing waits for long
+	// StateFlowing: connected (of webhooks, which connect for a message: nothing is wrong), something
+	// was settled since the last fault, and what is sent is less than 10 s old and 10,000 entries
+	// behind; StateCatchingUp: it is older, or further behind.
+	StateFlowing    State = "flowing"
 	StateCatchingUp State = "catching_up"
 	StateWaiting    State = "waiting"   // the target is away, or settles nothing; Status.Fault says why
 	StateListening  State = "listening" // for receivers: none is connected
@@ -116,9 +119,11 @@ type Status struct {
 	Behind int64
 	// Sent are messages that may have left through the transport, Settled those the receiver has, Redelivered those
 	// sent again, Failed those that UDP could not send, Skipped those given up by the limits of the
-	// queue, Dead the dead letters, Reconnects the connections that were made anew.
-	Sent, Settled, Redelivered, Failed, Skipped, Dead int64
-	Reconnects                                        int64
+	// queue, Gaps how often it was met that retention had dropped something that was still to be read,
+	// Dead the dead letters, DeadDropped those that had to go for newer ones, Reconnects the
+	// connections that were made anew.
+	Sent, Settled, Redelivered, Failed, Skipped, Gaps, Dead int64
+	DeadDropped, Reconnects                                 int64
 	// Receivers are the computers connected at present (tcp-listen).
 	Receivers []string
 	CreatedBy string

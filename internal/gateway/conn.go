@@ -179,7 +179,7 @@ func (c *conn) first(f *wire.Frame) time.Duration {
 	if !okName || !okSecret {
 		name, secret = nil, nil
 	}
-	d, version, err := c.g.check(name, secret, c.address())
+	d, version, err := c.g.check(credentials{name: name, secret: secret}, c.address())
 	if err != nil {
 		c.fail(protocol, frameUnauthorized, err.Code, err.Message)
 		return 0

@@ -38,8 +38,9 @@
 // auth.DeviceLogins decides how often a secret is checked. The log tells of the first
 // refused login of a name at an address, and then at most once a minute of how many more
 // there were; it keeps at most 256 of those in mind and puts the rest into one line. What MQTT
-// clients are refused (topics, payloads, commands) is told in the same way. A token that was sent
-// as a name never stands in a line.
+// clients are refused (topics, payloads, commands) is told in the same way. A token or a
+// secret that was sent as a name never stands in a line: of a name that no device has it tells only
+// when a secret came with it, and when it does not look like one itself.
 //
 // # Budgets
 //

@@ -231,7 +231,7 @@ func (g *Gateway) Upgrade(r *ws.Request) (ws.Endpoint, *ws.Refusal) {
 		c.asked = signalbox.ProtocolV2
 	}
 	if name, secret, ok := r.BasicAuth(); ok {
-		d, version, err := g.check([]byte(name), []byte(secret), address)
+		d, version, err := g.check(credentials{name: []byte(name), secret: []byte(secret)}, address)
 		if err != nil {
 			return nil, &ws.Refusal{Status: 401, Text: err.Message}
 		}

@@ -33,6 +33,12 @@ func (w *written) count(part string) int {
 	return strings.Count(w.buf.String(), part)
 }
 
+func (w *written) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.String()
+}
+
 // TestGuessingWhereADeviceLivesIsBounded guesses the four digits of a device from its own
 // address, on many connections at once.
 func TestGuessingWhereADeviceLivesIsBounded(t *testing.T) {

@@ -186,7 +186,7 @@ func (c *mqttConn) refuse(p *packet.Packet) (wait time.Duration) {
 		c.t.End(packet.NotAuthorized, "the topic is none that this client may publish to")
 		return 0
 	}
-	return c.obey(c.broker.Refuse(p, packet.NotAuthorized))
+	return c.obey(c.broker.Refuse(p, packet.NotAuthorized, "this client may not publish to the topic"))
 }
 
 // note tells the log of something that was refused, seldom enough.

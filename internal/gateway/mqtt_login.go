@@ -75,13 +75,13 @@ func (c *mqttConn) authenticate(connect *packet.Connect) (packet.Reason, string)
 		who, err := c.door.parts.Tokens.AuthenticateToken(secret)
 		if err != nil {
 			g.stats.LoginFailures.Add(1)
-			g.said.refused(connect.User, address, "wrong_token", time.Now())
+			g.said.refused(unlessSecret(connect.User), address, "wrong_token", time.Now())
 			return packet.BadUserOrPassword, "the token is unknown, has expired or was revoked"
 		}
 		c.guest = &mqttGuest{owner: "t" + strconv.FormatInt(who.ID, 10), name: who.Name, scope: who.Scope, secret: secret}
 		c.door.stats.Programs.Add(1)
 	case connect.HasUser:
-		d, version, err := g.check(connect.User, connect.Password, address)
+		d, version, err := g.check(credentialsOf(connect), address)
 		if err != nil {
 			return packet.BadUserOrPassword, err.Message
 		}
@@ -102,6 +102,16 @@ func (c *mqttConn) authenticate(connect *packet.Connect) (packet.Reason, string)
 		return packet.NotAuthorized, "a user name and a password are needed"
 	}
 	return packet.Success, ""
+}
+
+// credentialsOf gives a device's name and secret. Firmware that can send nothing but a user name
+// sends both as that: a device's name has no colon.
+func credentialsOf(connect *packet.Connect) credentials {
+	if len(connect.Password) > 0 {
+		return credentials{name: connect.User, secret: connect.Password}
+	}
+	name, secret, both := bytes.Cut(connect.User, []byte{':'})
+	return credentials{name: name, secret: secret, alone: true, whole: !both}
 }
 
 // tokenOf gives the token that a client shows: as its password, or, as clients of some platforms

@@ -3,12 +3,14 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"signalbox"
+	"signalbox/internal/broker"
 	"signalbox/internal/broker/durable"
 	"signalbox/internal/bus"
 )
@@ -226,8 +228,16 @@ func (m *MQTT) mirrorPresence(id signalbox.DeviceID, name string, p signalbox.Pr
 			m.mirror.later[id] = time.Now().Add(mirrorPatience)
 		}
 	default:
-		m.mirror.told[id] = p
-		m.mirrorPublish(&durable.Message{Topic: topic, Payload: []byte(p), QoS: 1, Retain: true, From: hubOwner})
+		message := durable.Message{Topic: topic, Payload: []byte(p), QoS: 1, Retain: true, From: hubOwner}
+		switch err := m.broker.PublishOwn(&message); {
+		case err == nil:
+			m.mirror.told[id] = p
+			m.stats.Mirrored.Add(1)
+		case errors.Is(err, broker.ErrOthers): // the device has told it itself since it was looked at
+			delete(m.mirror.told, id)
+		default: // what is retained is what was told before, if anything was
+			m.stats.MirrorMissed.Add(1)
+		}
 	}
 }
 

@@ -33,7 +33,7 @@ type submission struct {
 // waits for the disk, so that it is done elsewhere, and the message comes again until it is.
 func (c *mqttConn) submit(t *broker.Taking) broker.Verdict {
 	if c.guest == nil || !c.guest.scope.Allows(signalbox.ScopeCommand) {
-		t.Reason = packet.NotAuthorized
+		t.Reason, t.Words = packet.NotAuthorized, "to command devices a token needs the scope command"
 		return broker.Refused
 	}
 	job := c.guest.job
@@ -50,7 +50,7 @@ func (c *mqttConn) submit(t *broker.Taking) broker.Verdict {
 		return broker.Pass
 	}
 	c.door.stats.CommandsRefused.Add(1)
-	t.Reason = refusalOf(job.err)
+	t.Reason, t.Words = refusalOf(job.err), wordsOf(job.err)
 	c.note(refusedCommand, signalbox.CodeOf(job.err), t.Message.Topic)
 	return broker.Refused
 }
@@ -58,7 +58,7 @@ func (c *mqttConn) submit(t *broker.Taking) broker.Verdict {
 func (c *mqttConn) beginSubmit(t *broker.Taking) broker.Verdict {
 	device, rest, ok := wire.SplitNative(string(t.Message.Topic))
 	if !ok || rest != topicCommand {
-		t.Reason = packet.NotAuthorized
+		t.Reason, t.Words = packet.NotAuthorized, "of a device's topics programs publish to command alone"
 		return broker.Refused
 	}
 	req, code, words := readCommand(t.Message.Payload)
@@ -120,6 +120,14 @@ func refusalOf(err error) packet.Reason {
 	default:
 		return packet.UnspecifiedError
 	}
+}
+
+// wordsOf is what an outsider may be told of err; empty: nothing.
+func wordsOf(err error) string {
+	if e, ok := errors.AsType[*signalbox.Error](err); ok && e.Kind != signalbox.KindInternal {
+		return e.Message
+	}
+	return ""
 }
 
 var errStopping = errors.New("the hub is stopping")

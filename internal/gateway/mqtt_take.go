@@ -122,7 +122,7 @@ func (c *mqttConn) object(t *broker.Taking, m *ingest.Message) bool {
 // wrong refuses a message for what is in it: 5.0 clients are told in the acknowledgement, and
 // devices that subscribed to their error topic there. It gives false.
 func (c *mqttConn) wrong(t *broker.Taking, code, message string, seq uint64) bool {
-	t.Reason = packet.PayloadFormatInvalid
+	t.Reason, t.Words = packet.PayloadFormatInvalid, message
 	c.door.stats.PayloadsRefused.Add(1)
 	c.more().refusal = errorFrame(code, message, seq) // published when the broker has let go: see tell
 	c.note(refusedPayload, code, t.Message.Topic)

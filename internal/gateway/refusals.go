@@ -73,6 +73,9 @@ func (k refusalKind) further(l *slog.Logger, with []any) {
 	}
 }
 
+// reasonNoPassword is that of a user name which came without a password and holds no secret.
+const reasonNoPassword = "no_password"
+
 // refusal is what is told apart: the name is empty for the further ones of an address, and
 // the address is the zero value for those of further addresses.
 type refusal struct {
@@ -148,6 +151,9 @@ func (r *refusals) tell(key refusal, t *told) {
 	}
 	if key.address.IsValid() {
 		with = append(with, "address", key.address)
+	}
+	if key.kind == refusedLogin && t.reason == reasonNoPassword {
+		with = append(with, "expected", "the device's name as user name and its secret as password; of firmware that sends a user name alone: NAME:SECRET as that")
 	}
 	if t.more > 0 {
 		key.kind.further(r.logger, append(with, "refused", t.more, "since", t.at.UTC().Format(time.RFC3339)))

@@ -25,7 +25,12 @@
 //     Open begins one. After a crash, or a restore from an older backup, positions are given
 //     again; Log.Place tells that a cursor leads to what was lost, or is another hub's.
 //   - Following. Log.Since gives what is on disk behind a position, once and in order, however it
-//     moves meanwhile; but for what was imported (signalbox.EntryImported), which is no news.
+//     moves meanwhile; but for what was imported (signalbox.EntryImported), which is no news. When
+//     retention has dropped something of that, or does while it is read, SinceQuery.Gap is told: by
+//     marks of how far that has gone, which are in the transactions that drop. They are one for all
+//     devices, so who asks for some may be told of what was others'. What was imported, and what was
+//     of devices that were removed (Unmissed), leaves no gap, nor does what the log still has. A
+//     database that retention touched before there were marks has none of that.
 //   - Records of the broker (signalbox.EntryBroker) are in the log alone: they are not
 //     announced, not sealed, part of no answer, and leave with their row.
 //
@@ -77,6 +82,8 @@
 // own; it refers to forms of messages in table shape. The body of an event is its kind (a
 // byte), its device (uvarint), and what it was in the log. In table meta, history_mark is the
 // number of the first chunk that may have messages that are in the log as well, and
-// history_span the most positions between the ends of a chunk. log_epochs are the newest 256
+// history_span the most positions between the ends of a chunk. history_dropped are the highest
+// positions of telemetry, and of what is no telemetry, that retention has dropped ever:
+// «18233,17000». log_epochs are the newest 256
 // epochs and their first positions, the oldest first: «k3f9q2ab:1,m2x7aa0z:18233».
 package history

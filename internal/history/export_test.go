@@ -9,3 +9,6 @@ func (l *Log) LimitSweeps(bytes, entries, cursors, chunks int64) {
 
 // Merging makes the log believe that chunks of the device are being merged, until ended.
 func (l *Log) Merging(device signalbox.DeviceID) (ended func()) { return l.seal.tails.merging(device) }
+
+// FirstKept is where the log's rows begin.
+func (l *Log) FirstKept() signalbox.Position { return l.firstKept() }

@@ -123,6 +123,9 @@ type Log struct {
 	kept    []signalbox.Position // the rows that the log consists of, by their first position
 	holds   []*Hold
 
+	dropping sync.Mutex                    // one of those who drop chunks at a time
+	unmissed func(signalbox.DeviceID) bool // nil: every device is missed
+
 	free, readers, cursors, slices, sinces sync.Pool // of *batch (emptied), *chunk.Reader, *chunk.Cursor, *slice, *sinceBuf
 
 	epochs    []epoch // the oldest first; it does not change after Open
@@ -283,6 +286,9 @@ func (l *Log) load(ctx context.Context) error {
 			return fmt.Errorf("the stored %s %q is no number: %w", spanName, text, err)
 		}
 		l.noted = l.span
+	}
+	if _, err := l.dropped(ctx); err != nil {
+		return err
 	}
 	shapes, err := r.QueryContext(ctx, `SELECT id, body FROM shape ORDER BY id`)
 	if err != nil {

@@ -2,6 +2,8 @@ package history
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -147,37 +149,54 @@ func (c *doomed) needed(ctx context.Context, tx *store.Tx, p1 int64) (bool, erro
 	return later == 0, err
 }
 
+// dropChunk deletes a chunk in a transaction, and raises the marks for it. Nothing was dropped if
+// it is gone already, or still needed.
+func (l *Log) dropChunk(ctx context.Context, tx *store.Tx, c doomed, marks *droppedUpTo) (one Dropped, err error) {
+	var p1 int64
+	var begin []byte
+	err = tx.QueryRow(ctx, `SELECT n, LENGTH(body), p1, SUBSTR(body, 1, 1) FROM chunk WHERE id = ?`, []any{c.id}, &one.Messages, &one.Bytes, &p1, &begin)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Dropped{}, nil
+	}
+	if err != nil {
+		return Dropped{}, err
+	}
+	if needed, err := c.needed(ctx, tx, p1); err != nil || needed {
+		return Dropped{}, err
+	}
+	if l.unmissed == nil || !l.unmissed(c.device) {
+		last, err := l.lastNews(ctx, tx, c.id, signalbox.Position(p1), begin)
+		if err != nil {
+			return Dropped{}, err
+		}
+		marks.raise(c.device, last)
+	}
+	if _, err := tx.Exec(ctx, `DELETE FROM chunk WHERE id = ?`, c.id); err != nil {
+		return Dropped{}, err
+	}
+	one.Chunks = 1
+	return one, nil
+}
+
 // dropChunks deletes chunks, a few in each transaction: what was dropped before an error or a
-// kill stays so. One that is gone already, because it was merged, is passed over.
+// kill stays so. One that is gone already, because it was merged, is passed over. Those who follow
+// the log are told of the gap by marks that are written in the same transaction.
 func (l *Log) dropChunks(ctx context.Context, old []doomed, each EachDropped) (sum Dropped, err error) {
+	l.dropping.Lock()
+	defer l.dropping.Unlock()
 	parts := make([]Dropped, dropAtOnce)
 	for len(old) > 0 {
 		n := min(len(old), dropAtOnce)
 		err := l.st.Update(ctx, func(tx *store.Tx) error {
 			clear(parts)
+			var marks droppedUpTo
 			for i, c := range old[:n] {
-				one := Dropped{Chunks: 1}
-				var p1 int64
-				err := tx.QueryRow(ctx, `SELECT COALESCE(MAX(n), 0), COALESCE(MAX(LENGTH(body)), 0), COALESCE(MAX(p1), 0) FROM chunk WHERE id = ?`,
-					[]any{c.id}, &one.Messages, &one.Bytes, &p1)
-				if err != nil {
+				var err error
+				if parts[i], err = l.dropChunk(ctx, tx, c, &marks); err != nil {
 					return err
 				}
-				if one.Messages == 0 {
-					continue
-				}
-				if needed, err := c.needed(ctx, tx, p1); err != nil || needed {
-					if err != nil {
-						return err
-					}
-					continue
-				}
-				if _, err := tx.Exec(ctx, `DELETE FROM chunk WHERE id = ?`, c.id); err != nil {
-					return err
-				}
-				parts[i] = one
 			}
-			return nil
+			return l.noteDropped(ctx, tx, marks)
 		})
 		if err != nil {
 			return sum, err

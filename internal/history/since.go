@@ -22,6 +22,10 @@ type SinceQuery struct {
 	Devices []signalbox.DeviceID
 	// Events asks for what is no telemetry, too.
 	Events bool
+	// Gap, if not nil, is called when history has not all of it any more: before the entries behind
+	// the gap, and again when retention drops more while these are read; then some of the entries up
+	// to the gap's end were given already. Its error ends Since.
+	Gap func(Gap) error
 }
 
 const (
@@ -38,7 +42,7 @@ const (
 //
 // Entries are read from the log's rows, and what is no longer there from the chunks of these
 // devices alone. Telemetry that was imported and records of the broker are left out wherever they
-// are. What retention has dropped is given as long as the log has it.
+// are. What retention has dropped is given as long as the log has it; then q.Gap is told.
 //
 // While the database server is away it gives what is there and ends with KindUnavailable.
 //
@@ -54,13 +58,20 @@ func (l *Log) Since(ctx context.Context, q SinceQuery, yield func(*signalbox.Ent
 		return l.away(nil)
 	}
 	first := l.firstKept()
+	gaps := gaps{l: l, q: &q}
 	for at := q.After + 1; at <= end; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		if at < first {
 			until := min(first-1, end, at+sinceStep-1)
+			if err := gaps.tell(ctx, at, min(first-1, end)); err != nil {
+				return err
+			}
 			if err := l.sinceChunks(ctx, &q, at, until, yield); err != nil {
+				return err
+			}
+			if err := gaps.tell(ctx, at, min(first-1, end)); err != nil { // of what was dropped meanwhile
 				return err
 			}
 			at = until + 1

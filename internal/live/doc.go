@@ -24,8 +24,11 @@
 // (the viewer's queue was full; missed is exact), too_far (more was missed than Config.Resume;
 // missed is the length of the log between, which bounds it), lost (the hub was killed before
 // these were on disk, or restored from an older backup), unknown_cursor (it is another hub's, or
-// too old); in the last two nobody knows the number and missed is absent. In the last three
-// cases a snapshot follows if Options.Snapshot asks for one, and ready; for lost, too, since
+// too old), dropped (retention has dropped something of what was missed, of some device); in the
+// last three nobody knows the number and missed is absent. dropped comes before what is left, which
+// may lie between after and until, too; so until is no place to come back to. It comes once for
+// each until, and again if retention drops more while the rest is read. For too_far, lost and
+// unknown_cursor a snapshot follows if Options.Snapshot asks for one, and ready; for lost, too, since
 // nobody knows what of it took place again. Of lost, until is the last place of the log that was
 // on disk: what the log has behind it now comes out of history, after the snapshot.
 //
@@ -47,8 +50,8 @@
 //     apart, and one comes at once after a silence; only 256 KiB of what is no telemetry bring one
 //     forward. What is read from history is thinned by the times of receipt.
 //   - History. While the database server is away viewers stay, and wait for what they missed.
-//     Imported telemetry is no news and is never shown. What retention drops meanwhile is not
-//     shown and not counted. Events of devices that are removed by now are left out everywhere;
+//     Imported telemetry is no news and is never shown. What retention has dropped cannot be shown;
+//     viewers are told (lagged, dropped). Events of devices that are removed by now are left out everywhere;
 //     types are those that devices have now.
 //   - Concurrency. One goroutine (Run) hears the bus, encodes and hands out blocks of bytes, which
 //     viewers share and must not change. It waits for no viewer. Viewers with the same filter and

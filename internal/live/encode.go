@@ -166,6 +166,7 @@ const (
 	reasonTooFar  reason = "too_far"
 	reasonLost    reason = "lost"
 	reasonUnknown reason = "unknown_cursor"
+	reasonDropped reason = "dropped"
 )
 
 // lag is a statement of what is missing.

@@ -33,6 +33,8 @@ type fakeLog struct {
 	holding   bool          // no commits, and reading waits
 	reads     int
 	fail      error
+	dropped   map[signalbox.Position]bool // by retention
+	gap       history.Gap                 // how far that went; After is not used
 }
 
 func newFakeLog(b *bus.Bus) *fakeLog {
@@ -74,12 +76,21 @@ func (l *fakeLog) Since(ctx context.Context, q history.SinceQuery, yield func(*s
 	if fail != nil {
 		return fail
 	}
+	if err := l.tellGap(&q, history.Gap{}, until); err != nil {
+		return err
+	}
+	l.mu.Lock()
+	told := l.gap
+	l.mu.Unlock()
 	var lent signalbox.Entry
 	for p := q.After + 1; p <= until; p++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		e := &entries[p-1]
+		if l.isDropped(p) {
+			continue
+		}
 		if !q.Events && e.Kind != signalbox.EntryTelemetry || e.Kind > signalbox.EntryAlert {
 			continue
 		}
@@ -93,7 +104,47 @@ func (l *fakeLog) Since(ctx context.Context, q history.SinceQuery, yield func(*s
 			body[i] = '#' // it was lent
 		}
 	}
-	return nil
+	return l.tellGap(&q, told, until)
+}
+
+// tellGap tells of what retention dropped since told.
+func (l *fakeLog) tellGap(q *history.SinceQuery, told history.Gap, until signalbox.Position) error {
+	l.mu.Lock()
+	g := history.Gap{After: q.After, Telemetry: min(l.gap.Telemetry, until), Events: min(l.gap.Events, until)}
+	l.mu.Unlock()
+	if g.Telemetry <= max(told.Telemetry, q.After) {
+		g.Telemetry = 0
+	}
+	if !q.Events || g.Events <= max(told.Events, q.After) {
+		g.Events = 0
+	}
+	if q.Gap == nil || g.Telemetry == 0 && g.Events == 0 {
+		return nil
+	}
+	return q.Gap(g)
+}
+
+func (l *fakeLog) isDropped(p signalbox.Position) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.dropped[p]
+}
+
+// drop is retention.
+func (l *fakeLog) drop(list ...signalbox.Position) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.dropped == nil {
+		l.dropped = map[signalbox.Position]bool{}
+	}
+	for _, p := range list {
+		l.dropped[p] = true
+		if l.entries[p-1].Kind.IsTelemetry() {
+			l.gap.Telemetry = max(l.gap.Telemetry, p)
+		} else {
+			l.gap.Events = max(l.gap.Events, p)
+		}
+	}
 }
 
 func (l *fakeLog) Wait(ctx context.Context, p signalbox.Position) error {

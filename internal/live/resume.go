@@ -46,6 +46,7 @@ type reader struct {
 	events int
 	last   signalbox.Position // of the last event in buf, or before
 	seen   int                // entries since it was looked whether the turn is over
+	holes  signalbox.Position // Viewer.holes, with what is told in buf
 
 	pieces chan piece // closed at the end
 	err    error      // why, then; nil: the viewer has joined its queue and has all before that
@@ -57,6 +58,7 @@ type piece struct {
 	data   []byte
 	events int
 	last   signalbox.Position
+	holes  signalbox.Position
 }
 
 // catchUp gives the next piece of what was missed; nothing when there is no more, or the viewer
@@ -72,7 +74,7 @@ func (v *Viewer) catchUp(ctx context.Context) ([]byte, error) {
 	select {
 	case p, ok := <-r.pieces:
 		if ok {
-			v.read = p.last
+			v.read, v.holes = p.last, p.holes
 			v.hub.stats.Delivered.Add(int64(p.events))
 			return p.data, nil
 		}
@@ -130,7 +132,7 @@ func (h *Hub) reach(v *Viewer, after signalbox.Position, anyway bool) (to signal
 }
 
 func (v *Viewer) startReading(ctx context.Context) *reader {
-	r := &reader{v: v, w: v.hub.newEncoder(v.opts.Format), pieces: make(chan piece, 1)}
+	r := &reader{v: v, w: v.hub.newEncoder(v.opts.Format), last: v.read, holes: v.holes, pieces: make(chan piece, 1)}
 	if v.opts.Fields != nil {
 		r.choice = wire.NewChoice(v.opts.Fields)
 	}
@@ -190,7 +192,7 @@ func (r *reader) read(ctx context.Context, after signalbox.Position) error {
 			if err := h.log.Wait(ctx, to); err != nil {
 				return err
 			}
-			q := history.SinceQuery{After: after, Until: to, Devices: r.v.opts.Devices, Events: r.v.group.kinds&^telemetryBit != 0}
+			q := history.SinceQuery{After: after, Until: to, Devices: r.v.opts.Devices, Events: r.v.group.kinds&^telemetryBit != 0, Gap: r.gap}
 			err := h.log.Since(ctx, q, func(e *signalbox.Entry) error { return r.entry(ctx, e) })
 			if err == nil {
 				err = r.flush(ctx)
@@ -240,6 +242,24 @@ func (r *reader) entry(ctx context.Context, e *signalbox.Entry) error {
 	kept := *e
 	kept.Body = slices.Clone(e.Body)
 	r.thin.add(&kept, r.began)
+	return nil
+}
+
+// gap writes that history has not everything any more, unless the viewer was told so. The statement
+// goes the way of the events: one that was not taken is made again.
+func (r *reader) gap(g history.Gap) error {
+	until := signalbox.Position(0)
+	if r.v.group.kinds&telemetryBit != 0 {
+		until = g.Telemetry
+	}
+	if r.v.group.kinds&^telemetryBit != 0 {
+		until = max(until, g.Events)
+	}
+	if until <= r.holes {
+		return nil
+	}
+	r.holes = until
+	r.buf = r.w.lagged(r.buf, &lag{after: string(r.v.hub.log.AppendCursor(nil, g.After)), until: until, reason: reasonDropped})
 	return nil
 }
 
@@ -313,7 +333,7 @@ func (r *reader) flush(ctx context.Context) error {
 }
 
 func (r *reader) send(ctx context.Context) error {
-	p := piece{data: r.buf, events: r.events, last: r.last}
+	p := piece{data: r.buf, events: r.events, last: r.last, holes: r.holes}
 	r.buf, r.events = nil, 0
 	select {
 	case r.pieces <- p:

@@ -53,6 +53,7 @@ type Viewer struct {
 	choice  *wire.Choice
 	told    lag
 	read    signalbox.Position // what it has of what it missed
+	holes   signalbox.Position // up to which it was told that history has not everything any more
 	hand    int                // bytes that the last Next gave
 	lent    *[]byte
 	taken   []*block

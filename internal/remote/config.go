@@ -24,7 +24,8 @@ import (
 type Version string
 
 // The versions. Auto begins with 5.0 and goes to 3.1.1 when the broker says that it does not
-// know 5.0, or closes without an answer.
+// know 5.0. When it closes without an answer, and 5.0 has never worked with it since the start,
+// one attempt with 3.1.1 follows each with 5.0.
 const (
 	Auto Version = "auto"
 	V5   Version = "5.0"
@@ -115,7 +116,8 @@ func (c Config) Check() error {
 	if _, err := mapped.Subscriptions(c.Topics); err != nil {
 		return invalid(c.Name, "%s", err)
 	}
-	return nil
+	_, _, err := c.echoes()
+	return err
 }
 
 // settle checks c and puts the defaults in.
@@ -285,7 +287,7 @@ func (c *Config) certificates(host string) (*tls.Config, error) {
 	if c.TLS.Cert != "" {
 		pair, err := tls.LoadX509KeyPair(c.TLS.Cert, c.TLS.Key)
 		if err != nil {
-			return nil, signalbox.Wrap(signalbox.KindInvalid, "invalid_broker", err, "MQTT broker %q: the client's certificate cannot be loaded", c.Name)
+			return nil, invalid(c.Name, "the client's certificate %s with key %s cannot be used: %s", c.TLS.Cert, c.TLS.Key, err)
 		}
 		conf.Certificates = []tls.Certificate{pair}
 	}

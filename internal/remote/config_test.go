@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -9,6 +10,7 @@ import (
 
 	"signalbox"
 	"signalbox/internal/mapped"
+	"signalbox/internal/remote/mosquittotest"
 )
 
 func TestConfig(t *testing.T) {
@@ -16,6 +18,8 @@ func TestConfig(t *testing.T) {
 	if err := os.WriteFile(empty, []byte(" \n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	ca, cert, key := mosquittotest.Certificates(t, t.TempDir())
+	_, _, otherKey := mosquittotest.Certificates(t, t.TempDir())
 	good := Config{Name: "site", URL: "mqtt://broker.example", Topics: []mapped.Mapping{{Filter: "a", Device: "a"}}, QoS: 1}
 	tests := []struct {
 		name string
@@ -44,6 +48,12 @@ func TestConfig(t *testing.T) {
 		{"tls unused", func(c *Config) { c.TLS.CA = "x" }, "mqtts and wss"},
 		{"no authority", func(c *Config) { c.URL, c.TLS.CA = "mqtts://x", empty+"x" }, "cannot be read"},
 		{"empty authority", func(c *Config) { c.URL, c.TLS.CA = "mqtts://x", empty }, "PEM"},
+		{"good files", func(c *Config) { c.URL, c.TLS = "mqtts://x", TLS{CA: ca, Cert: cert, Key: key} }, ""},
+		{"no certificate", func(c *Config) { c.URL, c.TLS = "mqtts://x", TLS{Cert: empty + "x", Key: key} }, empty + "x"},
+		{"no key", func(c *Config) { c.URL, c.TLS = "wss://x", TLS{Cert: cert, Key: empty + "x"} }, "open " + empty + "x"},
+		{"certificate that is none", func(c *Config) { c.URL, c.TLS = "mqtts://x", TLS{Cert: empty, Key: key} }, "PEM"},
+		{"key that is none", func(c *Config) { c.URL, c.TLS = "mqtts://x", TLS{Cert: cert, Key: empty} }, "PEM"},
+		{"key of another certificate", func(c *Config) { c.URL, c.TLS = "mqtts://x", TLS{Cert: cert, Key: otherKey} }, otherKey + " cannot be used: tls: private key does not match"},
 		{"half a pair", func(c *Config) { c.URL, c.TLS.Cert = "mqtts://x", empty }, "both or none"},
 	}
 	for _, tt := range tests {
@@ -51,6 +61,9 @@ func TestConfig(t *testing.T) {
 			c := good
 			tt.edit(&c)
 			_, err := New(c, Parts{Taker: &hub{}, Log: &noLog{}, Identity: "x"})
+			if same := c.Check(); fmt.Sprint(same) != fmt.Sprint(err) {
+				t.Errorf("Check says %v, New %v", same, err)
+			}
 			switch {
 			case tt.want == "" && err != nil:
 				t.Error(err)

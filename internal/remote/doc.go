@@ -67,7 +67,19 @@
 // What the link publishes must not come back as telemetry if a filter covers it. With 5.0 the
 // subscription says no local (3.8.3.1). Where that is not possible (3.1.1, and shared
 // subscriptions, for which 5.0 forbids it) messages on topics that a command template of the
-// link can make are taken for the hub's own and dropped, whoever published them.
+// link can make are taken for the hub's own and dropped, whoever published them: the hub may have
+// sent them before it was started, or another one of the group has. Stats.Strange counts those on
+// topics that this link sent nothing to in the last minute, and the log tells of them once an hour
+// at most. A mapping whose filter matches nothing but such topics is refused by Check and New
+// where Config.Version is 3.1.1 or Config.Shared is set; with Auto, where the broker decides, the
+// log tells of it when it is joined with 3.1.1, and the status is not OK while it is.
+//
+// # Versions
+//
+// With Auto a broker that answers that it does not know 5.0 is spoken to with 3.1.1 until the hub
+// ends. One that closes without an answer may be away behind a proxy: if 5.0 has worked with it
+// since the start it is tried with that alone. If not, an attempt with 3.1.1 follows at once each
+// one with 5.0; a connection that comes of it is not for good: the next begins with 5.0 again.
 //
 // # Concurrency
 //

@@ -39,12 +39,17 @@ func (l *Link) run5(ctx context.Context) {
 	}
 	clean := l.cfg.Shared != ""
 	cfg := autopaho.ClientConfig{
-		ServerUrls:       []*url.URL{{Scheme: "mqtt", Host: l.address.host}},
-		KeepAlive:        uint16(l.cfg.KeepAlive / time.Second),
-		ConnectTimeout:   l.cfg.ConnectTimeout,
-		ConnectUsername:  l.cfg.Username,
-		ConnectPassword:  []byte(l.secret),
-		ReconnectBackoff: func(int) time.Duration { return l.delay() },
+		ServerUrls:      []*url.URL{{Scheme: "mqtt", Host: l.address.host}},
+		KeepAlive:       uint16(l.cfg.KeepAlive / time.Second),
+		ConnectTimeout:  l.cfg.ConnectTimeout,
+		ConnectUsername: l.cfg.Username,
+		ConnectPassword: []byte(l.secret),
+		ReconnectBackoff: func(int) time.Duration {
+			if ctx.Err() != nil {
+				return l.cfg.BackoffMax // nothing is tried any more; the library looks at both
+			}
+			return l.delay()
+		},
 		AttemptConnection: func(ctx context.Context, _ autopaho.ClientConfig, _ *url.URL) (net.Conn, error) {
 			c, err := l.begin(ctx)
 			if err != nil {

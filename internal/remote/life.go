@@ -3,6 +3,8 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
+	"hash/maphash"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -111,8 +113,9 @@ func (c *life) start() {
 		defer cancel()
 		refused, err := s.subscribe(ctx)
 		switch {
+		case errors.Is(err, context.Canceled), errors.Is(ctx.Err(), context.Canceled): // the connection ended before, for a reason of its own
 		case err != nil:
-			c.conn.fail(errors.Join(errors.New("the broker did not subscribe the hub"), err))
+			c.conn.fail(fmt.Errorf("the broker did not subscribe the hub: %w", err))
 		case len(refused) > 0:
 			c.link.partly(c, refused)
 		}
@@ -255,7 +258,7 @@ func (c *life) handle(m *message) bool {
 	l := c.link
 	for _, own := range c.own {
 		if packet.Match(own, m.topic) {
-			l.stats.Echoes.Add(1)
+			l.echo(m)
 			c.settle(m, 0, 0)
 			return true
 		}
@@ -335,6 +338,9 @@ func (c *life) send(ctx context.Context, s speaker) {
 		case <-c.conn.over:
 			return
 		case o := <-c.outbox:
+			if len(c.own) > 0 {
+				c.link.commanded.note(maphash.String(c.link.seed, o.topic)) // before its echo can come
+			}
 			bounded, cancel := context.WithDeadline(ctx, o.until)
 			err := s.publish(bounded, o)
 			cancel()

@@ -2,7 +2,6 @@ package remote
 
 import (
 	"context"
-	"fmt"
 	"hash/maphash"
 	"log/slog"
 	"math/rand/v2"
@@ -53,6 +52,8 @@ type Stats struct {
 	// Acked are acknowledgements handed to the connection; Pushback is how often the log took
 	// nothing, Stalled how often a connection was given up because of it.
 	Acked, Pushback, Stalled atomic.Int64
+	// Strange are those of Echoes on topics that the link sent no command to in the last minute.
+	Strange atomic.Int64
 	// Connects are connections that came about, Failures attempts that did not.
 	Connects, Failures atomic.Int64
 	// Published are commands that went out; PublishErrors those that did not: no connection, its
@@ -66,7 +67,8 @@ type Status struct {
 	// URL is the broker's, without credentials.
 	URL       string
 	Connected bool
-	// OK says that all is well: connected, and subscribed to everything.
+	// OK says that all is well: connected, subscribed to everything, and no mapping's messages are
+	// all taken for the hub's own.
 	OK bool
 	// Version is the one spoken, while connected.
 	Version Version
@@ -94,12 +96,21 @@ type Link struct {
 	// goroutine of the current life owns it.
 	taken map[uint16]entry
 
+	// swallowed are filters of mappings all whose messages are echoes where a topic tells those.
+	swallowed []string
+	commanded recent // hashes of the topics of commands
+
 	mu      sync.Mutex
 	life    *life
 	stopped bool // no new connections
 	status  Status
 	version Version // to try next
+	knows5  bool    // with Auto: 5.0 has worked with this broker
+	old     bool    // with Auto: the broker has said that it does not know 5.0
+	soon    bool    // the next attempt is with another version, and waits for nothing
 	fails   int     // attempts in a row without a lasting connection
+	warned  bool    // of what is swallowed
+	foreign strangers
 }
 
 // New checks cfg and makes a link, which does nothing until Run. An error says what is wrong
@@ -131,17 +142,8 @@ func New(cfg Config, parts Parts) (*Link, error) {
 	if err := l.subscriptions(); err != nil {
 		return nil, err
 	}
-	topics, err := mapped.Expand(cfg.Topics)
-	if err != nil {
-		return nil, invalid(cfg.Name, "%s", err)
-	}
-	for i := range topics {
-		m := &topics[i]
-		if m.Command != nil {
-			if own := templateFilter(m.Command.Topic); !slices.Contains(l.own, own) {
-				l.own = append(l.own, own)
-			}
-		}
+	if l.own, l.swallowed, err = cfg.echoes(); err != nil {
+		return nil, err
 	}
 	l.status = Status{Name: cfg.Name, URL: where.String(), Since: time.Now(), Message: "not connected yet"}
 	parts.Log.OnCommit(func(signalbox.Position) { nudge(l.commits) })
@@ -167,7 +169,6 @@ func (l *Link) subscriptions() error {
 		share = "$share/" + l.cfg.Shared + "/"
 	}
 	if l.cfg.Native != nil {
-		l.own = append(l.own, nativeTopic(wire.NativeCommand))
 		l.filters = append(l.filters, filter{text: nativeTopic(wire.NativeStatus), again: true})
 		for _, level := range []string{wire.NativeAck, wire.NativeResult} {
 			if topic := nativeTopic(level); share != "" || !mapped.Covered(filters, topic) {
@@ -195,18 +196,6 @@ func (l *Link) texts() []string {
 
 // nativeTopic gives the filter of all devices' native topics that end so.
 func nativeTopic(level string) string { return wire.NativePrefix + "+/" + level }
-
-// templateFilter gives the filter of all topics that a command's template can make: what is
-// put into a topic never holds a slash.
-func templateFilter(template string) string {
-	levels := strings.Split(template, "/")
-	for i, level := range levels {
-		if strings.Contains(level, "{") {
-			levels[i] = "+"
-		}
-	}
-	return strings.Join(levels, "/")
-}
 
 func nudge(c chan<- struct{}) {
 	select {
@@ -341,6 +330,14 @@ func (l *Link) up(c *life, s speaker, v Version, present bool) {
 	l.mu.Lock()
 	l.status.Connected, l.status.OK, l.status.Version, l.status.Since = true, true, v, time.Now()
 	l.status.Message = "connected with MQTT " + string(v)
+	if v == V5 {
+		l.knows5 = true
+	} else {
+		if !l.old && l.cfg.Version == Auto {
+			l.version = V5 // this connection was an attempt; the next one begins with 5.0
+		}
+		l.swallows()
+	}
 	l.mu.Unlock()
 	l.stats.Connected.Store(1) // last: Up promises that Publish works
 	l.logger.Info("joined an MQTT broker", "url", l.address.String(), "version", string(v), "session_present", present)
@@ -391,7 +388,6 @@ func (l *Link) refused(err error) (other bool) {
 	l.stats.Failures.Add(1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.fails++
 	c := l.life
 	l.life = nil
 	if c != nil {
@@ -400,23 +396,45 @@ func (l *Link) refused(err error) (other bool) {
 	if l.stopped {
 		return false
 	}
-	if c != nil && l.cfg.Version == Auto {
-		old, silent := c.conn.oldBroker()
-		if old && l.version == V5 {
-			l.version, l.fails = V311, 0
-			l.logger.Info("the MQTT broker does not know MQTT 5.0; it is joined with 3.1.1", "url", l.address.String())
-			return true
-		}
-		if silent {
-			l.version = map[Version]Version{V5: V311, V311: V5}[l.version]
-			other = true
-		}
+	if other = l.choose(c); other && l.soon {
+		return true // its outcome is what there is to tell
 	}
+	l.fails++
 	if c != nil && c.conn.reason() != nil && isDeadline(err) {
 		err = c.conn.reason()
 	}
 	l.away(l.words(err), slog.LevelWarn)
 	return other
+}
+
+// choose says which version is tried next after an attempt that failed; c is nil if there was no
+// connection. It reports whether that is another one. l.mu is held.
+//
+// That the broker closed without a word does not tell its version: so does a proxy before a broker
+// that is away. 3.1.1 is tried then, at once, if 5.0 has never worked, and 5.0 again after that.
+func (l *Link) choose(c *life) (other bool) {
+	if l.cfg.Version != Auto {
+		return false
+	}
+	if l.version == V311 {
+		if !l.old {
+			l.version = V5
+		}
+		return !l.old
+	}
+	if c == nil {
+		return false
+	}
+	old, silent := c.conn.oldBroker()
+	switch {
+	case old:
+		l.old = true
+		l.logger.Info("the MQTT broker does not know MQTT 5.0; it is joined with 3.1.1", "url", l.address.String())
+	case !silent || l.knows5:
+		return false
+	}
+	l.version, l.soon = V311, true
+	return true
 }
 
 // away sets the status, and tells if it is another one. l.mu is held.
@@ -440,8 +458,12 @@ func (l *Link) partly(c *life, words []string) {
 	if l.life != c || !l.status.Connected {
 		return
 	}
+	but := ", but "
+	if !l.status.OK {
+		but = "; and "
+	}
 	l.status.OK = false
-	l.status.Message = fmt.Sprintf("connected with MQTT %s, but not to all topics: %s", l.status.Version, text)
+	l.status.Message += but + "not to all topics: " + text
 	l.logger.Warn("an MQTT broker refused subscriptions", "url", l.address.String(), "reason", text)
 }
 
@@ -450,6 +472,10 @@ func (l *Link) partly(c *life, words []string) {
 func (l *Link) delay() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.soon {
+		l.soon = false
+		return 0
+	}
 	return backoff(l.fails, l.cfg.BackoffMin, l.cfg.BackoffMax, rand.Int64N)
 }
 

@@ -29,11 +29,14 @@ func (l *Link) run3(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
-		other, err := l.once3(ctx)
+		err := l.once3(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		if err != nil && l.refused(err) || other {
+		if err != nil {
+			l.refused(err)
+		}
+		if l.next() != V311 {
 			return
 		}
 	}
@@ -41,10 +44,10 @@ func (l *Link) run3(ctx context.Context) {
 
 // once3 is one connection, from the dialing to its end; err is that of an attempt that came
 // to nothing.
-func (l *Link) once3(ctx context.Context) (other bool, err error) {
+func (l *Link) once3(ctx context.Context) error {
 	c, err := l.begin(ctx)
 	if err != nil {
-		return false, err
+		return err
 	}
 	lost := make(chan error, 1)
 	client := mqtt.NewClient(l.options3(c, lost))
@@ -63,7 +66,7 @@ func (l *Link) once3(ctx context.Context) (other bool, err error) {
 		// The library closes the connection with its own words; nothing of it may go on.
 		c.conn.fail(nil)
 		client.Disconnect(0)
-		return false, connackError3(token, err)
+		return connackError3(token, err)
 	}
 	present := false
 	if t, ok := token.(*mqtt.ConnectToken); ok {
@@ -86,7 +89,7 @@ func (l *Link) once3(ctx context.Context) (other bool, err error) {
 	}
 	client.Disconnect(uint(goodbye / time.Millisecond))
 	l.down()
-	return false, nil
+	return nil
 }
 
 func (l *Link) options3(c *life, lost chan<- error) *mqtt.ClientOptions {

@@ -53,12 +53,13 @@ func (l *Link) words(err error) string {
 	return l.redact(out)
 }
 
-// redact takes the password out of words that a broker or a library chose.
+// redact takes the password out of words that a broker or a library chose, and makes one line of
+// them.
 func (l *Link) redact(text string) string {
-	if l.secret == "" {
-		return text
+	if l.secret != "" {
+		text = strings.ReplaceAll(text, l.secret, "…")
 	}
-	return strings.ReplaceAll(text, l.secret, "…")
+	return strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }
 
 func isDeadline(err error) bool {

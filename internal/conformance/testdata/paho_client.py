@@ -25,10 +25,10 @@ count = 0
 class Client:
     """A client with a queue for each thing that may happen to it."""
 
-    def __init__(self, name=None, will=None, user=USER, password=PASSWORD, last=False, clean=True):
+    def __init__(self, name=None, will=None, user=USER, password=PASSWORD, last=False, clean=True, keepalive=30, **properties):
         global count
         count += 1
-        self.name = name or "py%s%s%d" % (VERSION, TRANSPORT[0], count)
+        self.name = "py%s%s%d" % (VERSION, TRANSPORT[0], count) if name is None else name
         options = {} if V5 else {"clean_session": clean and not last}
         self.c = mqtt.Client(self.name, protocol=mqtt.MQTTv5 if V5 else mqtt.MQTTv311, transport=TRANSPORT, **options)
         if TRANSPORT == "websockets":
@@ -37,27 +37,35 @@ class Client:
         if will:
             self.c.will_set(*will)
         self.connected, self.gone, self.messages, self.granted = queue.Queue(), queue.Queue(), queue.Queue(), queue.Queue()
-        self.c.on_connect = lambda c, u, flags, rc, *p: self.connected.put((int(getattr(rc, "value", rc)), flags["session present"]))
+        self.c.on_connect = lambda c, u, flags, rc, *p: self.connected.put((int(getattr(rc, "value", rc)), flags["session present"], p))
         self.c.on_disconnect = lambda c, u, rc, *p: self.gone.put(rc)
         self.c.on_message = lambda c, u, m: self.messages.put(m)
-        self.c.on_subscribe = lambda c, u, mid, codes, *p: self.granted.put([int(getattr(x, "value", x)) for x in codes])
+        self.c.on_subscribe = lambda c, u, mid, codes, *p: self.granted.put(([int(getattr(x, "value", x)) for x in codes], p))
         host, port = (TCP if TRANSPORT == "tcp" else WEB).rsplit(":", 1)
         more = {}
         if V5:
             p = Properties(PacketTypes.CONNECT)
             if last:
                 p.SessionExpiryInterval = 600
+            for key, value in properties.items():
+                setattr(p, key, value)
             more = {"clean_start": clean and not last, "properties": p}
-        self.c.connect(host, int(port), 30, **more)
+        self.c.connect(host, int(port), keepalive, **more)
         self.c.loop_start()
-        self.code, self.present = self.connected.get(timeout=PATIENCE)
+        self.code, self.present, p = self.connected.get(timeout=PATIENCE)
+        self.told = p[0] if p else None  # the properties of CONNACK
 
-    def subscribe(self, topic, qos, **options):
+    def subscribe(self, topic, qos, identifier=None, **options):
         if V5:
-            self.c.subscribe(topic, options=SubscribeOptions(qos=qos, **options))
+            p = Properties(PacketTypes.SUBSCRIBE)
+            if identifier:
+                p.SubscriptionIdentifier = identifier
+            self.c.subscribe(topic, options=SubscribeOptions(qos=qos, **options), properties=p)
         else:
             self.c.subscribe(topic, qos)
-        return self.granted.get(timeout=PATIENCE)
+        codes, p = self.granted.get(timeout=PATIENCE)
+        self.suback = p[0] if p else None  # its properties
+        return codes
 
     def publish(self, topic, payload, qos=1, retain=False, properties=None):
         self.c.publish(topic, payload, qos, retain, **({"properties": properties} if properties else {})).wait_for_publish(PATIENCE)
@@ -101,6 +109,10 @@ def device():
     assert d.subscribe("somebody/else/#", 1)[0] >= 0x80
     d.publish("signalbox/%s/telemetry" % DEVICE, '{"temp":21.5}', 1)
     d.leave()
+    alone = Client(user="%s:%s" % (DEVICE, SECRET), password=None)  # as firmware for ThingsBoard
+    assert alone.code == 0, alone.code
+    alone.publish("signalbox/%s/telemetry" % DEVICE, '{"temp":22.5}', 1)
+    alone.leave()
 
 
 def refused():
@@ -220,9 +232,135 @@ def shared():
         c.leave()
 
 
-features = [quality, device, refused, retained, will, large, offline]
+def takeover():
+    topic = ROOT + "/takeover"
+    a = Client()
+    a.c.reconnect_delay_set(600, 600)  # or it would take the session back
+    b = Client(name=a.name)
+    why = a.gone.get(timeout=PATIENCE)
+    a.c.loop_stop()
+    assert int(getattr(why, "value", why)) == 142 if V5 else why != 0, why
+    b.subscribe(topic, 1)
+    b.publish(topic, "mine now", 1)
+    b.take(topic, "mine now", 1)
+    b.leave()
+
+
+def burst():
+    topic = ROOT + "/burst"
+    a, b = Client(), Client()
+    b.subscribe(topic, 2)
+    sent = [a.c.publish(topic, str(i), 1 + i % 2) for i in range(200)]
+    for s in sent:
+        s.wait_for_publish(PATIENCE)
+    got = {1: [], 2: []}
+    for i in range(200):
+        m = b.messages.get(timeout=PATIENCE)
+        got[m.qos].append(int(m.payload))
+    assert got == {1: list(range(0, 200, 2)), 2: list(range(1, 200, 2))}, got
+    a.leave()
+    b.leave()
+
+
+def aliases():
+    topic = ROOT + "/aliases"
+    a, b = Client(), Client()
+    assert a.told.TopicAliasMaximum >= 2, a.told
+    b.subscribe(topic + "/#", 1)
+    p = [Properties(PacketTypes.PUBLISH) for i in range(2)]
+    for i in range(2):
+        p[i].TopicAlias = i + 1
+        a.publish("%s/%d" % (topic, i), "named", 1, False, p[i])
+        b.take("%s/%d" % (topic, i), "named", 1)
+    for qos in (0, 1, 2):
+        for i in range(2):
+            a.publish("", "by alias", qos, False, p[i])
+            b.take("%s/%d" % (topic, i), "by alias", min(qos, 1))
+    a.publish(topic + "/new", "renamed", 1, False, p[0])
+    b.take(topic + "/new", "renamed", 1)
+    a.publish("", "by alias", 1, False, p[0])
+    b.take(topic + "/new", "by alias", 1)
+    a.leave()
+    b.leave()
+
+
+def identifiers():
+    topic = ROOT + "/identifiers"
+    a = Client()
+    a.subscribe(topic + "/a", 1, identifier=7)
+    a.subscribe(topic + "/b", 1, identifier=268435455)
+    a.subscribe(topic + "/c", 1)
+    for last, want in (("a", [7]), ("b", [268435455]), ("c", [])):
+        a.publish("%s/%s" % (topic, last), last, 1)
+        m = a.take("%s/%s" % (topic, last), last, 1)
+        assert getattr(m.properties, "SubscriptionIdentifier", []) == want, m.properties
+    a.subscribe(topic + "/+", 1, identifier=8)
+    a.publish(topic + "/a", "both", 1)
+    got = a.take(topic + "/a", "both", 1).properties.SubscriptionIdentifier
+    if len(got) == 1:  # a message for each subscription
+        got = got + a.take(topic + "/a", "both", 1).properties.SubscriptionIdentifier
+    assert sorted(got) == [7, 8], got
+    a.leave()
+
+
+def assigned():
+    a, b = Client(name=""), Client(name="")
+    names = [c.told.AssignedClientIdentifier for c in (a, b)]
+    assert all(names) and names[0] != names[1], names
+    named = Client()
+    assert not hasattr(named.told, "AssignedClientIdentifier"), named.told
+    for c in (a, b, named):
+        c.leave()
+
+
+def keepalive():
+    short, long = Client(keepalive=30), Client(keepalive=65535)
+    assert not hasattr(short.told, "ServerKeepAlive"), short.told
+    assert 0 < long.told.ServerKeepAlive < 65535, long.told
+    short.leave()
+    long.leave()
+
+
+def receive_maximum():
+    topic = ROOT + "/window"
+    for most in (1, 3):
+        a, b = Client(ReceiveMaximum=most), Client()
+        a.subscribe(topic, 2)
+        for qos in (1, 2):
+            sent = [b.c.publish(topic, str(i), qos) for i in range(30)]
+            for s in sent:
+                s.wait_for_publish(PATIENCE)
+            for i in range(30):
+                a.take(topic, str(i), qos)
+        a.leave()
+        b.leave()
+
+
+def packet_size():
+    topic = ROOT + "/small"
+    a, b = Client(MaximumPacketSize=200), Client()
+    a.subscribe(topic, 2)
+    for qos in (0, 1, 2):
+        b.publish(topic, "x" * 300, qos)
+        b.publish(topic, "fits", qos)
+        a.take(topic, "fits", qos)
+    assert b.told.MaximumPacketSize > 60000, b.told
+    a.leave()
+    b.leave()
+
+
+def words():
+    topic = ROOT + "/" + "/".join(["deep"] * 200)
+    for wanted in (1, 0):
+        a = Client(RequestProblemInformation=wanted)
+        assert a.subscribe(topic, 1)[0] >= 0x80
+        assert hasattr(a.suback, "ReasonString") == bool(wanted), a.suback
+        a.leave()
+
+
+features = [quality, device, refused, retained, will, large, offline, takeover, burst]
 if V5:
-    features += [properties, options, shared]
+    features += [properties, options, shared, aliases, identifiers, assigned, keepalive, receive_maximum, packet_size, words]
 for feature in features:
     feature()
     print(feature.__name__, flush=True)

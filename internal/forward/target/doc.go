@@ -3,7 +3,7 @@
 //
 // # Contract
 //
-//   - Who may call. A Target's and a Sink's methods are called by one goroutine, except Broken, Err,
+//   - Who may call. A Target's and a Sink's methods are called by one goroutine at a time, except Broken, Err,
 //     Receivers and Failed, which anyone may. settled is called from goroutines of the sink, never
 //     after its Close has returned. Send borrows messages for the call.
 //   - Order. What one Send hands over is sent in its order, and after what earlier ones handed over.

@@ -266,6 +266,13 @@ func TestBeforeConnect(t *testing.T) {
 	next[8] = 6
 	zero := append([]byte{}, connectPacket(packet.V311, 0)...)
 	zero[8] = 0
+	level := func(n byte) []byte {
+		b := bytes.Clone(connectPacket(packet.V311, 0))
+		b[8] = n
+		return b
+	}
+	oldBridge := bytes.Clone(old)
+	oldBridge[10] = 0x83
 	for name, c := range map[string]struct{ b, want []byte }{
 		"PUBLISH first":         {publishPacket(packet.V311, "a", ""), nil},
 		"HTTP":                  {[]byte("GET / HTTP/1.1\r\n\r\n"), nil},
@@ -274,6 +281,11 @@ func TestBeforeConnect(t *testing.T) {
 		"MQTT 3.1":              {old, packet.AppendConnack(nil, packet.V311, false, packet.RefusedVersion, nil)},
 		"a version to come":     {next, packet.AppendConnack(nil, packet.V5, false, packet.UnsupportedVersion, nil)},
 		"level 0":               {zero, packet.AppendConnack(nil, packet.V311, false, packet.RefusedVersion, nil)},
+		"a bridge, 3.1.1":       {level(0x84), []byte{0x20, 2, 0, 1}},
+		"a bridge, level 3":     {level(0x83), []byte{0x20, 2, 0, 1}},
+		"a bridge, 3.1":         {oldBridge, []byte{0x20, 2, 0, 1}},
+		"level 0x85":            {level(0x85), []byte{0x20, 3, 0, 0x84, 0}},
+		"level 0x82":            {level(0x82), []byte{0x20, 3, 0, 0x84, 0}},
 		"another protocol name": {[]byte("\x10\x0f\x00\x04MQXX\x04\x02\x00\x3c\x00\x03idx"), nil},
 		"no clean session, no id": {
 			packet.AppendConnect(nil, &packet.Connect{Version: packet.V311}, nil),

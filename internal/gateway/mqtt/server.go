@@ -188,13 +188,18 @@ func (c *stream) refuseConnect(level packet.Version, err error) {
 	var answer []byte
 	switch {
 	case level == 0 && wrong.Reason != packet.UnsupportedVersion: // it was not read
-	case level >= packet.V5:
+	case level >= packet.V5 && !bridges(level):
 		answer = packet.AppendConnack(nil, packet.V5, false, wrong.Reason, nil)
 	case returnCode(wrong.Reason) != 0:
 		answer = packet.AppendConnack(nil, packet.V311, false, returnCode(wrong.Reason), nil)
 	}
 	c.conn.Close(answer, why)
 }
+
+// bridges reports whether a protocol level is that of a bridge: 3 or 4 with the highest bit set, by
+// which Mosquitto's ask first whether the server knows bridges. They understand 3.1.1, and go on
+// without the bit when it says that the level is not served.
+func bridges(level packet.Version) bool { return level == 0x83 || level == 0x84 }
 
 // refuse cuts a connection that has no endpoint, without a word.
 func (c *stream) refuse(count interface{ Add(n int64) int64 }, why error) {

@@ -38,6 +38,10 @@ func Open(blob []byte) (Head, error) {
 	return h.Head, err
 }
 
+// TellsImported says whether a chunk that begins with these bytes tells which rows were imported:
+// some were.
+func TellsImported(begin []byte) bool { return len(begin) > 0 && begin[0] == versionMarks }
+
 func parseHead(blob []byte) (h fullHead, err error) {
 	broken := func(format string, args ...any) (fullHead, error) {
 		return fullHead{}, fmt.Errorf("%w: a chunk of %d bytes "+format, append([]any{ErrBroken, len(blob)}, args...)...)

@@ -293,10 +293,12 @@ func TestLongReader(t *testing.T) {
 	for _, kind := range storetest.Servers() {
 		t.Run(string(kind), func(t *testing.T) {
 			db := storetest.New(t, kind)
+			now := time.Now() // one day for all: midnight may pass meanwhile
+			ago := func(days int) time.Time { return now.AddDate(0, 0, -days) }
 			h := start(t, db, quick())
 			var all []want
 			old := func(back int) {
-				all = append(all, h.put(t, signalbox.EntryImported, 1, time.Now().AddDate(0, 0, -back).UnixMicro(), fmt.Sprintf(`{"n":%d}`, len(all))))
+				all = append(all, h.put(t, signalbox.EntryImported, 1, ago(back).UnixMicro(), fmt.Sprintf(`{"n":%d}`, len(all))))
 				h.caughtUp(t)
 				same(t, fmt.Sprint(back, " days ago"), rows(t, db), all)
 			}
@@ -313,7 +315,7 @@ func TestLongReader(t *testing.T) {
 			old(10)
 			where := map[string]int{"gap": 2}
 			if kind == storetest.PostgreSQL {
-				where = map[string]int{nameOf(time.Now().AddDate(0, 0, -100)): 1, nameOf(time.Now().AddDate(0, 0, -10)): 1}
+				where = map[string]int{nameOf(ago(100)): 1, nameOf(ago(10)): 1}
 			}
 			if err := reader.Rollback(); err != nil {
 				t.Fatal(err)
@@ -327,7 +329,7 @@ func TestLongReader(t *testing.T) {
 			h = start(t, db, quick())
 			old(101)
 			for _, back := range []int{100, 101, 10, 0} {
-				if got := parts(t, db); got[nameOf(time.Now().AddDate(0, 0, -back))] != 1 || got["gap"] != 0 {
+				if got := parts(t, db); got[nameOf(ago(back))] != 1 || got["gap"] != 0 {
 					t.Errorf("then partitions have %v", got)
 				}
 			}
