@@ -51,6 +51,7 @@ func TestProgress(t *testing.T) {
 		last := signalbox.Position(0)
 		for n := range 10 {
 			time.Sleep(5 * time.Second)
+			synctest.Wait() // the forwarder looks at the same moment
 			s, err := w.m.Get("to")
 			if err != nil || s.Cursor < last+4 || s.Sent < int64(5*n+3) || s.Settled != s.Sent || s.Redelivered != 0 || s.Fault != "" {
 				t.Errorf("behind %d the status is %+v, %v", last, s, err)
