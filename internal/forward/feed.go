@@ -273,7 +273,7 @@ func (d *feed) take(ctx context.Context, e *signalbox.Entry) error {
 	if d.old {
 		d.expire(e.Position - 1)
 	}
-	if int(e.Kind) < len(d.want.kinds) && d.want.kinds[e.Kind] || e.Kind == signalbox.EntryImported && d.want.kinds[signalbox.EntryTelemetry] {
+	if int(e.Kind) < len(d.want.kinds) && d.want.kinds[e.Kind] {
 		d.encode(e)
 	}
 	d.at = e.Position
